@@ -1,0 +1,1 @@
+"""basisprune: smaller, faster ONNX image classifiers after training."""

@@ -1,0 +1,54 @@
+"""Every error that basisprune raises on purpose; the command line prints each as one line.
+
+A message names the node or file, what was found, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LONGEST_QUOTE = 200
+
+
+class BasispruneError(Exception):
+    """Base of all errors raised on purpose: exit code 1, no traceback."""
+
+
+class ModelError(BasispruneError):
+    """The ONNX file can't be read, is invalid, or isn't an image classifier."""
+
+
+class UnsupportedOpError(ModelError):
+    """The graph has an operator that the PyTorch executor can't run."""
+
+
+class DataError(BasispruneError):
+    """Images or labels can't be read or don't fit the model."""
+
+
+class OutputError(BasispruneError):
+    """A result can't be written where it was asked to go."""
+
+
+class ConfigError(BasispruneError):
+    """An option has a value that can't be used: exit code 2, like wrong usage."""
+
+
+class ValidationError(BasispruneError):
+    """The written model doesn't do what the plan predicted."""
+
+
+def quote(name: object) -> str:
+    """Return a name from a model or a file for an error message: one line, bounded, printable.
+
+    Args:
+        name: Anything whose text comes from outside (node name, path, label).
+
+    Returns:
+        The text in single quotes, control characters escaped, shortened to 200 characters.
+    """
+    text = _CONTROL_CHARACTERS.sub(lambda match: repr(match.group())[1:-1], str(name))
+    if len(text) > _LONGEST_QUOTE:
+        text = f"{text[:_LONGEST_QUOTE]}…"
+    return f"'{text}'"

@@ -1,0 +1,159 @@
+"""What a run hands back: frozen dataclasses whose field names are the report's JSON keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the ends of its 95 % confidence interval, all in the same unit."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How often a model is right on `n` images.
+
+    Attributes:
+        n: Images looked at.
+        top1: Fraction whose best class is the label; `None` without labels.
+        top5: Fraction whose label is among the best five classes; `None` without labels or below 6 classes.
+        agreement: Fraction whose best class is the original model's; `None` where there is no original.
+        interval: 95 % interval of `top1`, or of `agreement` where there are no labels.
+    """
+
+    n: int
+    top1: float | None = None
+    top5: float | None = None
+    agreement: float | None = None
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one run of one batch, in milliseconds, with what it was measured on."""
+
+    median_ms: float
+    p90_ms: float
+    batch_size: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class ModelMeasurement:
+    """One model's size, speed and accuracy.
+
+    Attributes:
+        macs: Multiply-adds for one image.
+        parameters: Elements of all floating-point weights.
+        file_bytes: Size of the file; of a dry run's compressed model `None`.
+        uncounted_ops: op_types that have no cost entry.
+        latency: Measured with onnxruntime; `None` in a dry run.
+        accuracy: On the validation images; `None` in a dry run.
+    """
+
+    macs: int
+    parameters: int
+    file_bytes: int | None
+    uncounted_ops: tuple[str, ...] = ()
+    latency: Latency | None = None
+    accuracy: Accuracy | None = None
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Old time divided by new time, with a 95 % interval over paired runs."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one Conv.
+
+    Attributes:
+        name: The node's name in the input model (made unique where it had none).
+        op_type: Always `Conv` for a decomposed layer.
+        decomposed: Whether it was rewritten into basis conv + scaling conv.
+        reason: Why it wasn't, else empty.
+        full_rank: Components of the full basis; 0 where the layer isn't eligible.
+        rank: Components kept; `full_rank` where undecomposed.
+        macs_before: Multiply-adds for one image in the input model.
+        macs_after: The same in the compressed model.
+        parameters_before: Weights and biases in the input model.
+        parameters_after: The same in the compressed model.
+        removed_score: Sum of the removed components' scores: the predicted loss of this layer.
+    """
+
+    name: str
+    op_type: str
+    decomposed: bool
+    reason: str
+    full_rank: int
+    rank: int
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    removed_score: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One pass-or-fail line: what was asked, what was reached."""
+
+    name: str
+    asked: float
+    reached: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class RecoveryReport:
+    """The recovery's course.
+
+    Attributes:
+        mode: `scale`.
+        steps: Optimiser steps taken.
+        kept: Whether the tuned values were kept (they are dropped where they made things worse).
+        held_out_loss_before: Distillation loss on held-out calibration images before.
+        held_out_loss_after: The same for the values that were kept.
+        curve: `(step, held-out loss)` at each check.
+    """
+
+    mode: str
+    steps: int
+    kept: bool
+    held_out_loss_before: float
+    held_out_loss_after: float
+    curve: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """Everything a run found out; `reporting.render_json` writes it with these keys."""
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    original: ModelMeasurement
+    compressed: ModelMeasurement
+    speedup: Speedup | None
+    drop_pp: Interval | None
+    layers: tuple[LayerReport, ...]
+    groups: tuple[Any, ...]
+    gates: tuple[Gate, ...]
+    recovery: RecoveryReport | None
+    timings: dict[str, float]
+    warnings: tuple[str, ...] = ()
+    frontier: tuple[Any, ...] = ()
+    per_class: tuple[Any, ...] = field(default=())
+    format_version: int = FORMAT_VERSION
