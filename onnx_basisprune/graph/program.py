@@ -1,0 +1,82 @@
+"""The graph as plain data, for rooms that must not know ONNX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
+
+from onnx_basisprune.planning.types import Operation, Program, TensorSpec
+
+
+def extract_program(model: ModelProto) -> Program:
+    """Return the model's graph as plain data.
+
+    Args:
+        model: A checked model, so nodes are in topological order.
+
+    Returns:
+        Operations, initializers as numpy arrays (views of the model's bytes where possible), inputs that
+        aren't initializers, and outputs.
+    """
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    if "ai.onnx" in versions:
+        versions.setdefault("", versions["ai.onnx"])
+    graph = model.graph
+    names = {tensor.name for tensor in graph.initializer}
+    return Program(
+        operations=tuple(
+            extract_operation(node, versions, position) for position, node in enumerate(graph.node)
+        ),
+        initializers={tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer},
+        inputs=tuple(describe_value(value) for value in graph.input if value.name not in names),
+        outputs=tuple(describe_value(value) for value in graph.output),
+    )
+
+
+def extract_operation(node: NodeProto, versions: dict[str, int], position: int) -> Operation:
+    """Return one node as plain data; a node without a name is called after its type and position."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return Operation(
+        name=node.name or f"{node.op_type}_{position}",
+        op_type=node.op_type,
+        domain=domain,
+        version=versions.get(domain, 0),
+        inputs=tuple(node.input),
+        outputs=tuple(node.output),
+        attributes={attribute.name: read_attribute(attribute) for attribute in node.attribute},
+    )
+
+
+def read_attribute(attribute: AttributeProto) -> Any:
+    """Return an attribute's value: str for strings, ndarray for tensors, `None` for graphs and types."""
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    if isinstance(value, (int, float)):
+        return value
+    if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
+        return list(value)
+    if attribute.type == AttributeProto.STRINGS:
+        return [item.decode("utf-8", errors="replace") for item in value]
+    if attribute.type == AttributeProto.TENSORS:
+        return [numpy_helper.to_array(item) for item in value]
+    return None
+
+
+def describe_value(value: ValueInfoProto) -> TensorSpec:
+    """Return a graph input's or output's name, dtype and shape."""
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or tensor.elem_type == onnx.TensorProto.UNDEFINED:
+        return TensorSpec(value.name, "", None)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    if not tensor.HasField("shape"):
+        return TensorSpec(value.name, dtype, None)
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in tensor.shape.dim
+    )
+    return TensorSpec(value.name, dtype, shape)
