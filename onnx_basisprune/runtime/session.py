@@ -1,0 +1,170 @@
+"""The one place that builds onnxruntime sessions: everything measured here runs through `Session`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_basisprune.errors import DataError, ModelError, quote
+from onnx_basisprune.planning.types import TensorSpec
+
+PROVIDER = "CPUExecutionProvider"
+
+# onnxruntime's element types whose numpy name isn't what stands between the brackets of "tensor(...)".
+_NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
+# Only fatal messages: whatever else goes wrong is raised, and comes out as one line of ours.
+_LOG_FATAL = 4
+
+
+class Session:
+    """An ONNX model, loaded into onnxruntime on the CPU.
+
+    Args:
+        model: The serialized model, or its file (needed where weights lie in files beside it).
+        threads: Threads inside one operator; `None` leaves the choice to onnxruntime.
+        spinning: Whether idle threads of the pool wait busily for the next operator, as they do by default.
+            That is faster, but takes the cores from whatever runs in between: `benchmark` says what to
+            choose.
+
+    Attributes:
+        inputs: What `run` must be fed; initializers that may be overridden are not among them.
+        outputs: What `run` returns by default, in this order.
+        fixed_batch: The first input's first dimension where the model fixes it, else `None`.
+
+    Raises:
+        ModelError: onnxruntime can't read the model or has no kernel for one of its operators.
+    """
+
+    def __init__(self, model: bytes | Path, *, threads: int | None = None, spinning: bool = True) -> None:
+        import onnxruntime
+
+        self._label = "the model" if isinstance(model, bytes) else quote(model)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _LOG_FATAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        source = model if isinstance(model, bytes) else str(model)
+        with self._explained("onnxruntime can't load it", "check the file with onnx.checker"):
+            self._session = onnxruntime.InferenceSession(source, options, providers=[PROVIDER])
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.log_severity_level = _LOG_FATAL
+        self.inputs = tuple(_describe_tensor(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_describe_tensor(value) for value in self._session.get_outputs())
+        shape = self.inputs[0].shape if self.inputs else None
+        self.fixed_batch = shape[0] if shape else None
+
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> list[NDArray[Any]]:
+        """Run the model once.
+
+        Args:
+            feeds: An array for every input, by name.
+            outputs: Names of the outputs wanted; `None` for all of them.
+
+        Returns:
+            One array per output, in the order asked for.
+
+        Raises:
+            ModelError: The feeds don't fit the inputs, an output doesn't exist, or a kernel fails.
+        """
+        names = None if outputs is None else list(outputs)
+        with self._explained("onnxruntime can't run it", "check the input's shape and type"):
+            results: list[NDArray[Any]] = self._session.run(names, dict(feeds), self._run_options)
+        return results
+
+    def predict(self, x: NDArray[Any], output: str | None = None) -> NDArray[Any]:
+        """Run a model of one input on any number of examples.
+
+        A model with a fixed batch gets them in pieces of that size; the last one is filled up by repeating
+        the last example, and what the fillers gave is cut off.
+
+        Args:
+            x: `[n, ...]`; cast to the input's type where that is harmless (float64 to float16, say).
+            output: The output wanted; `None` for the first.
+
+        Returns:
+            `[n, ...]`.
+
+        Raises:
+            DataError: `x` is empty or its type can't become the input's.
+            ModelError: The model has several inputs, rejects the shape, or its output has no row per example.
+        """
+        name = self.outputs[0].name if output is None else output
+        x = self._fit_input(x)
+        size = self.fixed_batch or len(x)
+        pieces = []
+        for start in range(0, len(x), size):
+            piece = x[start : start + size]
+            rows = len(piece)
+            if rows < size:
+                piece = np.concatenate([piece, np.repeat(piece[-1:], size - rows, axis=0)])
+            result = self.run({self.inputs[0].name: piece}, [name])[0]
+            shape = result.shape if isinstance(result, np.ndarray) else None
+            if not shape or shape[0] != size:
+                raise ModelError(
+                    f"{self._label}: output {quote(name)} has shape {shape} for a batch of {size}; expected "
+                    "its first dimension to be the batch; export the model with a dynamic batch, or choose "
+                    "the output that holds the class scores."
+                )
+            pieces.append(result[:rows])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _fit_input(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return `x` contiguous and in the only input's type; see `predict` for what is refused."""
+        if len(self.inputs) != 1:
+            names = ", ".join(quote(spec.name) for spec in self.inputs)
+            raise ModelError(
+                f"{self._label} has {len(self.inputs)} inputs ({names}); expected the images only; turn the "
+                "others into initializers."
+            )
+        if x.ndim == 0 or len(x) == 0:
+            raise DataError(f"No images to run {self._label} on: got shape {x.shape}; expected at least one.")
+        try:
+            dtype = np.dtype(self.inputs[0].dtype)
+        except TypeError:
+            return x  # a type numpy doesn't know (bfloat16): onnxruntime says what it wants
+        if not np.can_cast(x.dtype, dtype, "same_kind"):
+            raise DataError(
+                f"Images are {x.dtype}, but input {quote(self.inputs[0].name)} of {self._label} takes "
+                f"{dtype}; feed {dtype}."
+            )
+        return np.ascontiguousarray(x, dtype=dtype)
+
+    @contextmanager
+    def _explained(self, problem: str, remedy: str) -> Iterator[None]:
+        """Turn onnxruntime's exceptions into a `ModelError` of one line."""
+        try:
+            yield
+        except _list_error_kinds() as error:
+            # A message opens with "[ONNXRuntimeError] : 1 : FAIL : ".
+            reason = " ".join(str(error).split(" : ", 3)[-1].split())
+            raise ModelError(f"{self._label}: {problem}: {quote(reason)}; {remedy}.") from error
+
+
+def _list_error_kinds() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises; which classes there are differs between its releases."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    # They have no common base but Exception.
+    members = vars(state).values()
+    kinds = [kind for kind in members if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (ValueError, RuntimeError, *kinds)
+
+
+def _describe_tensor(value: Any) -> TensorSpec:
+    """Return an onnxruntime NodeArg as a `TensorSpec`."""
+    kind: str = value.type
+    if kind.startswith("tensor(") and kind.endswith(")"):
+        element = kind[len("tensor(") : -1]
+        kind = _NUMPY_NAMES.get(element, element)
+    # onnxruntime hands out [] both for a scalar and where the number of dimensions is unknown; as nothing
+    # here works on scalars, [] means unknown.
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return TensorSpec(value.name, kind, shape or None)

@@ -1,0 +1,146 @@
+"""Sessions on small models, and the one-line errors for models and feeds that don't work."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_basisprune.errors import DataError, ModelError
+from onnx_basisprune.planning.types import TensorSpec
+from onnx_basisprune.runtime.session import Session
+
+
+def build_model(signature: str, body: str = "y = MatMul (x, w)") -> bytes:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        g {signature} <float[3, 2] w = {{1, 2, 3, 4, 5, 6}}> {{ {body} }}"""
+    return onnx.parser.parse_model(text).SerializeToString()
+
+
+DYNAMIC = build_model("(float[N, 3] x) => (float[N, 2] y)")
+WEIGHT = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
+
+
+def draw_inputs(n: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
+
+
+def test_describes_inputs_and_outputs() -> None:
+    session = Session(DYNAMIC, threads=1)
+    assert session.inputs == (TensorSpec("x", "float32", (None, 3)),)
+    assert session.outputs == (TensorSpec("y", "float32", (None, 2)),)
+    assert session.fixed_batch is None
+
+
+def test_overridable_initializers_are_no_inputs() -> None:
+    session = Session(build_model("(float[N, 3] x, float[3, 2] w) => (float[N, 2] y)"))
+    assert [spec.name for spec in session.inputs] == ["x"]
+
+
+def test_runs_the_outputs_asked_for() -> None:
+    model = build_model("(float[N, 3] x) => (float[N, 2] y, float[N, 2] z)", "y = MatMul (x, w) z = Neg (y)")
+    x = draw_inputs(4)
+    session = Session(model, threads=1)
+    (z,) = session.run({"x": x}, ["z"])
+    np.testing.assert_allclose(z, -x @ WEIGHT, rtol=1e-5, atol=1e-6)
+    assert len(session.run({"x": x})) == 2
+    np.testing.assert_allclose(session.predict(x, "z"), z, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("n", [1, 4, 6, 8])
+def test_fixed_batch_is_split_and_filled_up(batch: int, n: int) -> None:
+    session = Session(build_model(f"(float[{batch}, 3] x) => (float[{batch}, 2] y)"), threads=1)
+    assert session.fixed_batch == batch
+    x = draw_inputs(n)
+    np.testing.assert_allclose(session.predict(x), x @ WEIGHT, rtol=1e-5, atol=1e-6)
+
+
+def test_casts_only_where_harmless() -> None:
+    session = Session(DYNAMIC, threads=1)
+    x = draw_inputs(2)
+    np.testing.assert_allclose(session.predict(x.astype(np.float64)), session.predict(x), rtol=0, atol=0)
+    images = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    np.testing.assert_allclose(session.predict(images), images @ WEIGHT, rtol=1e-6)
+    whole = Session(
+        build_model("(uint8[N, 3] x) => (float[N, 2] y)", "f = Cast <to = 1> (x) y = MatMul (f, w)")
+    )
+    with pytest.raises(DataError, match="float32, but input 'x' of the model takes uint8"):
+        whole.predict(x)
+
+
+def test_reads_external_data_beside_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "split model ü.onnx"
+    model = onnx.load_model_from_string(DYNAMIC)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(WEIGHT, "w"))
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (tmp_path / "weights.bin").stat().st_size == WEIGHT.nbytes
+    x = draw_inputs(3)
+    np.testing.assert_allclose(Session(path).predict(x), x @ WEIGHT, rtol=1e-5, atol=1e-6)
+
+
+def check_one_line(message: str) -> None:
+    assert len(message.splitlines()) == 1
+    assert "ONNXRuntimeError" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model"])
+def test_refuses_what_is_no_model(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "bad\nname.onnx"
+    with pytest.raises(ModelError, match="can't load it") as caught:
+        Session(content)
+    check_one_line(str(caught.value))
+    with pytest.raises(ModelError, match=r"bad\\nname\.onnx': onnxruntime can't load it") as caught:
+        Session(path)
+    check_one_line(str(caught.value))
+
+
+def test_names_the_missing_operator() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "foo" : 1]>
+        g (float[N, 3] x) => (float[N, 3] y) { y = foo.Bar (x) }"""
+    with pytest.raises(ModelError, match="Bar") as caught:
+        Session(onnx.parser.parse_model(text).SerializeToString())
+    check_one_line(str(caught.value))
+
+
+def test_refuses_feeds_that_do_not_fit(capfd: pytest.CaptureFixture[str]) -> None:
+    session = Session(DYNAMIC, threads=1)
+    bad_feeds = [
+        {},
+        {"q": draw_inputs(1)},
+        {"x": np.zeros((1, 4), np.float32)},
+        {"x": np.zeros((1, 3), np.int64)},
+    ]
+    for feeds in bad_feeds:
+        with pytest.raises(ModelError, match="can't run it") as caught:
+            session.run(feeds)
+        check_one_line(str(caught.value))
+    with pytest.raises(ModelError, match="can't run it"):
+        session.run({"x": draw_inputs(1)}, ["q"])
+    with pytest.raises(DataError, match="No images"):
+        session.predict(draw_inputs(0))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_failing_kernel_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    # The reshape can't be done for every batch: it fails inside the run.
+    model = build_model(
+        "(float[N, 3] x) => (float[M, 7] y)", "s = Constant <value = int64[2] {-1, 7}> () y = Reshape (x, s)"
+    )
+    with pytest.raises(ModelError, match="can't run it"):
+        Session(model).predict(draw_inputs(2))
+    assert capfd.readouterr().err == ""
+
+
+def test_refuses_outputs_without_a_row_per_image() -> None:
+    baked = build_model(
+        "(float[N, 3] x) => (float[1, M] y)", "s = Constant <value = int64[2] {1, -1}> () y = Reshape (x, s)"
+    )
+    with pytest.raises(ModelError, match=r"output 'y' has shape \(1, 6\) for a batch of 2"):
+        Session(baked).predict(draw_inputs(2))
+
+
+def test_refuses_to_predict_with_several_inputs() -> None:
+    two = build_model("(float[N, 3] x, float[N, 3] q) => (float[N, 2] y)", "z = Add (x, q) y = MatMul (z, w)")
+    with pytest.raises(ModelError, match="2 inputs \\('x', 'q'\\)"):
+        Session(two).predict(draw_inputs(1))
