@@ -73,3 +73,128 @@ class Head:
     kind: Literal["softmax", "sigmoid", "logits", "probabilities"]
     logits: str
     output: str
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """One Conv or ConvTranspose of the graph, and whether it can be decomposed.
+
+    Attributes:
+        name: Node name.
+        op_type: `Conv` or `ConvTranspose`.
+        weight: Name of the weight initializer, `""` where the weight is computed in the graph.
+        bias: Name of the bias initializer, `""` for none.
+        out_channels: `C_out`.
+        fan_in: `K = C_in · kh · kw` of the weight as a matrix `[C_out, K]`.
+        reason: Why the layer can't be decomposed; empty for an eligible layer.
+    """
+
+    name: str
+    op_type: str
+    weight: str
+    bias: str
+    out_channels: int
+    fan_in: int
+    reason: str = ""
+
+    @property
+    def full_rank(self) -> int:
+        """Rank at which the pair is exact, 0 for a layer that isn't eligible."""
+        return 0 if self.reason else min(self.out_channels, self.fan_in)
+
+    @property
+    def break_even_rank(self) -> int:
+        """Largest rank whose pair takes fewer multiply-adds than the Conv (METHOD section 0), 0 for none.
+
+        The pair costs `r·(K + C_out)` per output position against `K·C_out`.
+        """
+        if self.reason:
+            return 0
+        product, total = self.fan_in * self.out_channels, self.fan_in + self.out_channels
+        return min(self.full_rank, (product - 1) // total)
+
+
+@dataclass(frozen=True)
+class ConvStatistics:
+    """Moments of one Conv's output `t` and of its gradient, as sums that add up over shards.
+
+    `t = y` for `C_out ≤ K`, else the reduced `t = Uᵀ(y - b)` of `ReducedSpace`; q is its dimension.
+
+    Attributes:
+        total: `sum t`, `[q]` float64, over images and positions.
+        outer: `sum t tᵀ`, `[q, q]` float64.
+        gradient_outer: `sum g gᵀ`, `[q, q]` float64, `g` the loss gradient in the same space.
+        positions: Number of summed positions over all images.
+        images: Number of images.
+    """
+
+    total: NDArray[np.float64]
+    outer: NDArray[np.float64]
+    gradient_outer: NDArray[np.float64]
+    positions: int
+    images: int
+
+    def __add__(self, other: ConvStatistics) -> ConvStatistics:
+        """Merge the statistics of two disjoint shards of a data set."""
+        return ConvStatistics(
+            self.total + other.total,
+            self.outer + other.outer,
+            self.gradient_outer + other.gradient_outer,
+            self.positions + other.positions,
+            self.images + other.images,
+        )
+
+    @property
+    def mu(self) -> NDArray[np.float64]:
+        """Mean of `t`, `[q]`."""
+        return self.total / self.positions
+
+    @property
+    def sigma(self) -> NDArray[np.float64]:
+        """Covariance of `t`, `[q, q]`."""
+        return self.outer / self.positions - np.outer(self.mu, self.mu)
+
+    @property
+    def gamma(self) -> NDArray[np.float64]:
+        """Mean over images of the summed outer products of gradients, `[q, q]`."""
+        return self.gradient_outer / self.images
+
+
+@dataclass(frozen=True)
+class ReducedSpace:
+    """The thin SVD `W = U D Vᵀ` in whose K dimensions a Conv with `C_out > K` really lives.
+
+    Attributes:
+        U: `[C_out, q]` float64, orthonormal columns.
+        D: `[q]` float64, the singular values, all positive.
+    """
+
+    U: NDArray[np.float64]
+    D: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """A basis of one Conv: `y - b ≈ A R (y - b)`, components ordered as they were found.
+
+    Attributes:
+        R: `[r, C_out]` float64; the rows of `R W` are the basis filters.
+        A: `[C_out, r]` float64; maps basis channels back to output channels.
+        center: `[C_out]` float64, the value of `y` that removing components leaves unchanged: the mean
+            of `y`, or the bias in the published literal variant.
+    """
+
+    R: NDArray[np.float64]
+    A: NDArray[np.float64]
+    center: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is kept; a Conv that isn't named stays undecomposed.
+
+    Attributes:
+        components: Conv name → indices of the kept components of its basis, ascending.
+    """
+
+    components: Mapping[str, NDArray[np.int64]]

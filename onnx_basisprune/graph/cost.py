@@ -1,0 +1,167 @@
+"""Count multiply-adds and parameters: an op is counted, explicitly free, or reported, never silently zero.
+
+One multiply-add is 1 MAC. Biases, activations, normalisations, pooling and data movement are free by
+convention (they hold under a hundredth of a classifier's arithmetic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from onnx import ModelProto
+
+from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.graph.shapes import Shape, infer_shapes
+from onnx_basisprune.planning.types import Operation, Program
+
+MacCounter = Callable[[Operation, Sequence[Shape], Sequence[Shape]], int]
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """One node's share of the model's cost.
+
+    Attributes:
+        name: Node name.
+        op_type: ONNX operator.
+        output_shape: Shape of the first output for one image, `None` where it isn't known.
+        macs: Multiply-adds for one image; `None` where they couldn't be counted.
+        parameters: Elements of the floating-point initializers that no earlier node reads.
+    """
+
+    name: str
+    op_type: str
+    output_shape: Shape | None
+    macs: int | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What a model costs for one image."""
+
+    macs: int
+    parameters: int
+    uncounted_ops: tuple[str, ...]
+    nodes: tuple[NodeCost, ...]
+
+
+def _count_conv(operation: Operation, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    # Every output element takes one multiply-add per weight of its filter.
+    return prod(outputs[0]) * prod(inputs[1][1:])
+
+
+def _count_conv_transpose(operation: Operation, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    # Every input element is multiplied with each weight of its channel.
+    return prod(inputs[0]) * prod(inputs[1][1:])
+
+
+def _count_gemm(operation: Operation, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    inner = inputs[0][0] if operation.attributes.get("transA", 0) else inputs[0][-1]
+    return prod(outputs[0]) * inner
+
+
+def _count_matmul(operation: Operation, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    return prod(outputs[0]) * inputs[0][-1]
+
+
+def _count_einsum(operation: Operation, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    # The product over all index sizes, as if all operands were multiplied at once.
+    terms = operation.attributes["equation"].replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, inputs, strict=True):
+        if "." in term:
+            raise LookupError("ellipsis")
+        sizes.update(zip(term, shape, strict=True))
+    return prod(sizes.values())
+
+
+MAC_COUNTERS: dict[str, MacCounter] = {
+    "Conv": _count_conv,
+    "ConvTranspose": _count_conv_transpose,
+    "Einsum": _count_einsum,
+    "Gemm": _count_gemm,
+    "MatMul": _count_matmul,
+}
+
+
+def measure_cost(
+    model: ModelProto,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    free_ops: frozenset[str] | None = None,
+) -> ModelCost:
+    """Count a model's multiply-adds for one image, and its parameters.
+
+    Args:
+        model: A checked model.
+        input_shapes: Shapes of dynamic inputs, see `infer_shapes`; the first dimension is the batch.
+        free_ops: op_types that cost nothing by convention; `None` for `FREE_OPS`.
+
+    Returns:
+        Totals and a row per node, in graph order. Shapes with a fixed batch are counted per image.
+    """
+    program = extract_program(model)
+    shapes = infer_shapes(model, input_shapes)
+    batch = _read_batch(program, shapes)
+    free = FREE_OPS if free_ops is None else free_ops
+    rows, uncounted, counted = [], set(), set[str]()
+    for operation in program.operations:
+        macs = _count_macs(operation, shapes, free)
+        if macs is None:
+            uncounted.add(operation.op_type)
+        output_shape = shapes.get(operation.outputs[0]) if operation.outputs else None
+        rows.append(
+            NodeCost(
+                operation.name,
+                operation.op_type,
+                output_shape,
+                None if macs is None else macs // batch,
+                _count_parameters(operation, program, counted),
+            )
+        )
+    return ModelCost(
+        macs=sum(row.macs or 0 for row in rows),
+        parameters=sum(row.parameters for row in rows),
+        uncounted_ops=tuple(sorted(uncounted)),
+        nodes=tuple(rows),
+    )
+
+
+def _read_batch(program: Program, shapes: Mapping[str, Shape]) -> int:
+    """Return the batch size that shapes were inferred for."""
+    shape = shapes.get(program.inputs[0].name, ()) if program.inputs else ()
+    return max(1, shape[0]) if len(shape) > 1 else 1
+
+
+def _count_macs(operation: Operation, shapes: Mapping[str, Shape], free: frozenset[str]) -> int | None:
+    """Return one node's multiply-adds, `None` where its op or its shapes aren't known."""
+    if operation.domain != "":
+        return None
+    counter = MAC_COUNTERS.get(operation.op_type)
+    if counter is None:
+        return 0 if operation.op_type in free else None
+    try:
+        inputs = [shapes[name] for name in operation.inputs if name]
+        return counter(operation, inputs, [shapes[name] for name in operation.outputs if name])
+    except LookupError:
+        return None
+
+
+def _count_parameters(operation: Operation, program: Program, counted: set[str]) -> int:
+    """Count a node's floating-point weights once per initializer; scalars are settings, not parameters."""
+    arrays = {name: program.initializers[name] for name in operation.inputs if name in program.initializers}
+    if operation.op_type == "Constant" and isinstance(operation.attributes.get("value"), np.ndarray):
+        arrays[operation.outputs[0]] = operation.attributes["value"]
+    total = 0
+    for name, values in arrays.items():
+        if name not in counted and values.ndim > 0 and values.dtype.kind not in "iubOSU":
+            counted.add(name)
+            total += values.size
+    return total
+
+
+FREE_OPS: frozenset[str] = frozenset()

@@ -1,0 +1,137 @@
+"""Rewrite a Conv into a basis conv and a 1×1 scaling conv.
+
+    y = W x + b   →   basis conv     R W   [r, C_in, k, k]   same strides, pads and dilations, no bias
+                      scaling conv   A     [C_out, r, 1, 1]  with bias b' = mu - A R (mu - b)
+
+The initializer `conv1.weight` becomes `conv1.weight.basis` and `conv1.weight.scaling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+
+from onnx_basisprune.graph.editing import edit_graph, make_unique
+
+_BASIS_ATTRIBUTES = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
+
+
+@dataclass(frozen=True)
+class ConvPair:
+    """The weights of one rewritten Conv.
+
+    Attributes:
+        basis: `[r, C_in, *kernel]`, the basis filters.
+        scaling: `[C_out, r]`, maps basis channels back to output channels, scaling factors folded in.
+        bias: `[C_out]`.
+    """
+
+    basis: NDArray[np.float32]
+    scaling: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PairNames:
+    """The initializers that a rewritten Conv reads now."""
+
+    basis: str
+    scaling: str
+    bias: str
+
+
+def rewrite_convs(model: ModelProto, pairs: Mapping[str, ConvPair]) -> tuple[ModelProto, dict[str, PairNames]]:
+    """Return a copy of the model with some Convs rewritten, and the new initializers' names.
+
+    Args:
+        model: A normalised model; not changed.
+        pairs: Weights by the name of the Conv node that they replace.
+
+    Returns:
+        The rewritten model, and for each key of `pairs` the names of its three initializers.
+    """
+    names: dict[str, PairNames] = {}
+
+    def change(graph: gs.Graph) -> None:
+        taken = set(graph.tensors()) | {node.name for node in graph.nodes}
+        for node in [node for node in graph.nodes if node.name in pairs]:
+            names[node.name] = _rewrite_conv(graph, node, pairs[node.name], taken)
+
+    return edit_graph(model, change), names
+
+
+def _rewrite_conv(graph: gs.Graph, conv: gs.Node, pair: ConvPair, taken: set[str]) -> PairNames:
+    """Put the pair where the Conv was; its output keeps its name and its readers."""
+
+    def claim(base: str) -> str:
+        name = make_unique(base, taken)
+        taken.add(name)
+        return name
+
+    weight, output = conv.inputs[1], conv.outputs[0]
+    has_bias = len(conv.inputs) > 2 and not conv.inputs[2].is_empty()
+    names = PairNames(
+        basis=claim(f"{weight.name}.basis"),
+        scaling=claim(f"{weight.name}.scaling"),
+        bias=claim(f"{conv.inputs[2].name if has_bias else weight.name + '.bias'}.scaling"),
+    )
+    ones = (1,) * (weight.values.ndim - 2)
+    dtype = weight.dtype
+    inner = gs.Variable(claim(f"{output.name}.basis"), dtype=output.dtype)
+    source = conv.inputs[0]
+    conv.inputs.clear()
+    conv.outputs.clear()
+    position = next(index for index, node in enumerate(graph.nodes) if node is conv)
+    graph.nodes[position : position + 1] = [
+        gs.Node(
+            "Conv",
+            name=claim(f"{conv.name}.basis"),
+            attrs={key: conv.attrs[key] for key in _BASIS_ATTRIBUTES if key in conv.attrs},
+            inputs=[source, gs.Constant(names.basis, pair.basis.astype(dtype))],
+            outputs=[inner],
+        ),
+        gs.Node(
+            "Conv",
+            name=claim(f"{conv.name}.scaling"),
+            attrs={"kernel_shape": list(ones)},
+            inputs=[
+                inner,
+                gs.Constant(names.scaling, pair.scaling.astype(dtype).reshape(*pair.scaling.shape, *ones)),
+                gs.Constant(names.bias, pair.bias.astype(dtype)),
+            ],
+            outputs=[output],
+        ),
+    ]
+    return names
+
+
+def set_metadata(model: ModelProto, entries: dict[str, str]) -> None:
+    """Add or replace `metadata_props` entries of the model, in place."""
+    for key, value in entries.items():
+        known = next((entry for entry in model.metadata_props if entry.key == key), None)
+        if known is None:
+            known = model.metadata_props.add()
+            known.key = key
+        known.value = value
+
+
+def replace_initializers(model: ModelProto, arrays: dict[str, np.ndarray]) -> ModelProto:
+    """Return a copy of the model with new values for some initializers.
+
+    Args:
+        model: Not changed.
+        arrays: New values by name; shapes must be those of the initializers, dtypes are kept.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in arrays:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name].astype(dtype), tensor.name))
+    return copy
