@@ -1,0 +1,247 @@
+"""Runs a `Program` in PyTorch: one loop over the nodes with a name → tensor dict.
+
+The parameters are the graph's initializers, by name, so that whatever is learned about a weight (a gradient,
+a tuned value) goes back to the graph without any mapping.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnx_basisprune.calibration.torch_ops import TORCH_OPS
+from onnx_basisprune.errors import ModelError, UnsupportedOpError, quote
+from onnx_basisprune.planning.types import Operation, Program
+
+Observer = Callable[[Operation, tuple[torch.Tensor, ...]], "Sequence[torch.Tensor] | None"]
+Aliaser = Callable[[Operation, int, torch.Tensor], torch.Tensor]
+
+# What PyTorch and the functions of the table raise where a node doesn't fit its inputs.
+_NODE_FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One node, ready to be called: attributes are bound already."""
+
+    operation: Operation
+    function: Callable[..., Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """The steps that a set of fetched tensors needs, each with the tensors that nobody reads after it."""
+
+    steps: tuple[tuple[_Step, tuple[str, ...]], ...]
+    sources: tuple[str, ...]
+
+
+class Executor:
+    """Runs a graph forward, differentiably, under autocast or `no_grad`, at any batch size.
+
+    Attributes:
+        parameters: Every initializer by name, sharing memory with the program's arrays where these are writable.
+            `requires_grad` is off; a caller may turn it on or hand replacements to `run`.
+    """
+
+    parameters: dict[str, torch.Tensor]
+
+    def __init__(self, program: Program) -> None:
+        """Check that every node can be run, and bind its attributes.
+
+        Args:
+            program: Nodes in topological order with the graph's initializers.
+
+        Raises:
+            UnsupportedOpError: A node has an operator or attribute that isn't in the table.
+            ModelError: An initializer's type has no PyTorch counterpart.
+        """
+        self.parameters = {
+            name: _convert_array(array, f"Initializer {quote(name)}")
+            for name, array in program.initializers.items()
+        }
+        self._input_names = frozenset(spec.name for spec in program.inputs)
+        self._steps = tuple(_bind_operation(operation) for operation in program.operations)
+        self._produced = frozenset(name for step in self._steps for name in step.outputs)
+        self._schedules: dict[frozenset[str], _Schedule] = {}
+
+    def run(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        fetch: Sequence[str],
+        *,
+        overrides: Mapping[str, torch.Tensor] | None = None,
+        observe: Observer | None = None,
+        alias: Aliaser | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Compute tensors by name; nodes that they don't depend on aren't run.
+
+        Args:
+            inputs: Graph inputs by name, on the parameters' device.
+            fetch: Names of the tensors to return: graph inputs, initializers or outputs of any node.
+            overrides: Replace initializers by name in this run.
+            observe: Called after each node with its outputs; tensors that it returns replace them.
+            alias: Called for each tensor that a node reads, with the input's index; what it returns is read in
+                this place only.
+
+        Returns:
+            The fetched tensors by name.
+
+        Raises:
+            ModelError: A fetched tensor doesn't exist, a needed input is missing, or a node fails.
+        """
+        schedule = self._find_schedule(frozenset(fetch))
+        values: dict[str, torch.Tensor] = {**self.parameters, **(overrides or {}), **inputs}
+        for name in schedule.sources:
+            if name not in values:
+                raise ModelError(
+                    f"Tensor {quote(name)} is needed but wasn't given; expected it among the inputs."
+                )
+        for step, unread in schedule.steps:
+            arguments = [values[name] if name else None for name in step.inputs]
+            if alias is not None:
+                arguments = [
+                    None if tensor is None else alias(step.operation, index, tensor)
+                    for index, tensor in enumerate(arguments)
+                ]
+            try:
+                result = step.function(*arguments)
+            except _NODE_FAILURES as error:
+                raise _describe_failure(step.operation, arguments, error) from error
+            outputs: Sequence[torch.Tensor] = result if isinstance(result, tuple) else (result,)
+            if observe is not None:
+                outputs = observe(step.operation, tuple(outputs)) or outputs
+            values.update(zip(step.outputs, outputs, strict=False))
+            for name in unread:
+                values.pop(name, None)
+            # The locals mustn't keep alive what the dict has let go.
+            del arguments, result, outputs
+        return {name: values[name] for name in fetch}
+
+    def _find_schedule(self, fetch: frozenset[str]) -> _Schedule:
+        if fetch not in self._schedules:
+            self._schedules[fetch] = self._plan_schedule(fetch)
+        return self._schedules[fetch]
+
+    def _plan_schedule(self, fetch: frozenset[str]) -> _Schedule:
+        for name in sorted(fetch):
+            if not any(name in known for known in (self._produced, self.parameters, self._input_names)):
+                raise ModelError(
+                    f"Tensor {quote(name)} isn't in the graph; expected a node's output or input."
+                )
+        needed = set(fetch)
+        steps: list[tuple[_Step, tuple[str, ...]]] = []
+        for step in reversed(self._steps):
+            if needed.isdisjoint(step.outputs):
+                continue
+            # Walking backwards, the first reader met is the last to run; outputs that nobody needs go at once.
+            read = {name for name in step.inputs if name} - needed
+            last = tuple(name for name in read if name in self._produced)
+            idle = tuple(name for name in step.outputs if name not in needed)
+            steps.append((step, last + idle))
+            needed |= read
+        return _Schedule(tuple(reversed(steps)), tuple(sorted(needed - self._produced)))
+
+
+def _convert_array(array: NDArray[Any], owner: str) -> torch.Tensor:
+    """Share an array with torch, or copy it where torch can't share it.
+
+    Args:
+        array: Weights or an attribute's tensor.
+        owner: What has the array, for the error message.
+
+    Raises:
+        ModelError: torch has no such type.
+    """
+    if not array.flags.writeable or not array.flags.c_contiguous or not array.dtype.isnative:
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    try:
+        if array.dtype.name == "bfloat16":  # numpy knows it only by an extension that torch doesn't
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise ModelError(
+            f"{owner} has type {array.dtype.name}, which PyTorch can't compute with; expected a float, integer "
+            "or bool tensor: convert the model to float32 first."
+        ) from error
+
+
+def _describe_node(operation: Operation) -> str:
+    domain = operation.domain or "ai.onnx"
+    return f"Node {quote(operation.name)} ({operation.op_type}, domain {quote(domain)}, opset {operation.version})"
+
+
+def _bind_operation(operation: Operation) -> _Step:
+    """Find a node's function and fix its attributes.
+
+    Raises:
+        UnsupportedOpError: The operator, or an attribute of it, isn't in the table.
+    """
+    graphs = [name for name, value in operation.attributes.items() if value is None]
+    function = None if operation.domain or graphs else TORCH_OPS.get(operation.op_type)
+    if function is None:
+        what = "has an inner graph and" if graphs else "isn't among the known operators and"
+        raise UnsupportedOpError(
+            f"{_describe_node(operation)} {what} can't be run in PyTorch: --exclude doesn't help, since every "
+            "node is run; replace the node by standard ONNX operators or simplify the model first."
+        )
+    attributes = {
+        name: _convert_attribute(value, operation, name) for name, value in operation.attributes.items()
+    }
+    try:
+        signature = inspect.signature(function)
+    except (
+        ValueError
+    ):  # torch's own functions take tensors and have no signature: no ONNX attribute fits them
+        if attributes:
+            raise _refuse_attributes(operation, f"got attributes {sorted(attributes)}") from None
+        return _Step(operation, function, operation.inputs, operation.outputs)
+    context = {"opset": operation.version, "output_count": len(operation.outputs)}
+    attributes.update((name, value) for name, value in context.items() if name in signature.parameters)
+    try:
+        signature.bind(*operation.inputs, **attributes)
+    except TypeError as error:
+        raise _refuse_attributes(operation, str(error)) from error
+    bound = partial(function, **attributes) if attributes else function
+    return _Step(operation, bound, operation.inputs, operation.outputs)
+
+
+def _refuse_attributes(operation: Operation, cause: str) -> UnsupportedOpError:
+    return UnsupportedOpError(
+        f"{_describe_node(operation)} has inputs or attributes that aren't known ({cause}); expected those of "
+        "opset 7 or newer: convert the model with onnx.version_converter."
+    )
+
+
+def _convert_attribute(value: object, operation: Operation, name: str) -> object:
+    if isinstance(value, np.ndarray):
+        return _convert_array(value, f"{_describe_node(operation)}: attribute {quote(name)}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _describe_failure(
+    operation: Operation, arguments: Sequence[torch.Tensor | None], error: Exception
+) -> ModelError:
+    shapes = ", ".join("none" if tensor is None else str(list(tensor.shape)) for tensor in arguments)
+    cause = " ".join(str(error).split()) or type(error).__name__
+    return ModelError(
+        f"{_describe_node(operation)} failed on inputs of shapes {shapes}: {cause[:300]} "
+        "Expected shapes that the node accepts: check the input size and the exported shapes."
+    )
