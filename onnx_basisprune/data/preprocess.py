@@ -204,5 +204,5 @@ def _crop_centre(pixels: NDArray[np.uint8], crop: Size, name: str) -> NDArray[np
             f"{quote(name)} is {height}x{width} before the crop to {crop[0]}x{crop[1]}; expected at least "
             "that: give a --resize that covers it, or leave --resize out."
         )
-    top, left = round((height - crop[0]) / 2), round((width - crop[1]) / 2)
+    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
     return pixels[top : top + crop[0], left : left + crop[1]]
