@@ -57,8 +57,8 @@ class Executor:
     """Runs a graph forward, differentiably, under autocast or `no_grad`, at any batch size.
 
     Attributes:
-        parameters: Every initializer by name, sharing memory with the program's arrays where these are writable.
-            `requires_grad` is off; a caller may turn it on or hand replacements to `run`.
+        parameters: Every initializer by name, sharing memory with the program's arrays where these are
+            writable. `requires_grad` is off; a caller may turn it on or hand replacements to `run`.
     """
 
     parameters: dict[str, torch.Tensor]
@@ -98,8 +98,8 @@ class Executor:
             fetch: Names of the tensors to return: graph inputs, initializers or outputs of any node.
             overrides: Replace initializers by name in this run.
             observe: Called after each node with its outputs; tensors that it returns replace them.
-            alias: Called for each tensor that a node reads, with the input's index; what it returns is read in
-                this place only.
+            alias: Called for each tensor that a node reads, with the input's index; what it returns is read
+                in this place only.
 
         Returns:
             The fetched tensors by name.
@@ -111,9 +111,7 @@ class Executor:
         values: dict[str, torch.Tensor] = {**self.parameters, **(overrides or {}), **inputs}
         for name in schedule.sources:
             if name not in values:
-                raise ModelError(
-                    f"Tensor {quote(name)} is needed but wasn't given; expected it among the inputs."
-                )
+                raise ModelError(f"Tensor {quote(name)} wasn't given; expected it among the inputs.")
         for step, unread in schedule.steps:
             arguments = [values[name] if name else None for name in step.inputs]
             if alias is not None:
@@ -151,7 +149,7 @@ class Executor:
         for step in reversed(self._steps):
             if needed.isdisjoint(step.outputs):
                 continue
-            # Walking backwards, the first reader met is the last to run; outputs that nobody needs go at once.
+            # Walking backwards, the first reader met is the last to run. Outputs without a reader go at once.
             read = {name for name in step.inputs if name} - needed
             last = tuple(name for name in read if name in self._produced)
             idle = tuple(name for name in step.outputs if name not in needed)
@@ -178,14 +176,15 @@ def _convert_array(array: NDArray[Any], owner: str) -> torch.Tensor:
         return torch.from_numpy(array)
     except TypeError as error:
         raise ModelError(
-            f"{owner} has type {array.dtype.name}, which PyTorch can't compute with; expected a float, integer "
-            "or bool tensor: convert the model to float32 first."
+            f"{owner} has type {array.dtype.name}, which PyTorch can't compute with; expected a float, "
+            "integer or bool tensor: convert the model to float32 first."
         ) from error
 
 
 def _describe_node(operation: Operation) -> str:
     domain = operation.domain or "ai.onnx"
-    return f"Node {quote(operation.name)} ({operation.op_type}, domain {quote(domain)}, opset {operation.version})"
+    kind = f"{operation.op_type}, domain {quote(domain)}, opset {operation.version}"
+    return f"Node {quote(operation.name)} ({kind})"
 
 
 def _bind_operation(operation: Operation) -> _Step:
@@ -199,8 +198,8 @@ def _bind_operation(operation: Operation) -> _Step:
     if function is None:
         what = "has an inner graph and" if graphs else "isn't among the known operators and"
         raise UnsupportedOpError(
-            f"{_describe_node(operation)} {what} can't be run in PyTorch: --exclude doesn't help, since every "
-            "node is run; replace the node by standard ONNX operators or simplify the model first."
+            f"{_describe_node(operation)} {what} can't be run in PyTorch: --exclude doesn't help, since "
+            "every node is run; replace the node by standard ONNX operators or simplify the model first."
         )
     attributes = {
         name: _convert_attribute(value, operation, name) for name, value in operation.attributes.items()
@@ -225,8 +224,8 @@ def _bind_operation(operation: Operation) -> _Step:
 
 def _refuse_attributes(operation: Operation, cause: str) -> UnsupportedOpError:
     return UnsupportedOpError(
-        f"{_describe_node(operation)} has inputs or attributes that aren't known ({cause}); expected those of "
-        "opset 7 or newer: convert the model with onnx.version_converter."
+        f"{_describe_node(operation)} has inputs or attributes that aren't known ({cause}); expected "
+        "those of opset 7 or newer: convert the model with onnx.version_converter."
     )
 
 

@@ -136,7 +136,9 @@ def drop_out(
     opset: int,
     output_count: int,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Dropout of a trained model: the identity, with a mask of ones where one is named.
+    """Dropout of a trained model: the identity, with a mask where one is named.
+
+    The mask is all ones from opset 12 on; older ones leave it open, onnxruntime writes zeros.
 
     Raises:
         ValueError: The node asks for training's random zeros: the run wouldn't be reproducible.
@@ -146,7 +148,7 @@ def drop_out(
         raise ValueError("training_mode is set; export the model for inference")
     if output_count == 1:
         return x
-    return x, torch.ones_like(x, dtype=torch.bool if opset >= 10 else x.dtype)
+    return x, torch.full_like(x, opset >= 12, dtype=torch.bool if opset >= 10 else x.dtype)
 
 
 NORM_OPS: dict[str, Callable[..., Any]] = {

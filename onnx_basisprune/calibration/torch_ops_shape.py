@@ -247,11 +247,11 @@ def move_depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tens
     return x.reshape(n, depth, height * blocksize, width * blocksize)
 
 
-def move_space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
-    """SpaceToDepth."""
+def move_space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
+    """SpaceToDepth; `mode` came with opset 28."""
     n, depth, height, width = x.shape
     x = x.reshape(n, depth, height // blocksize, blocksize, width // blocksize, blocksize)
-    x = x.permute(0, 3, 5, 1, 2, 4)
+    x = x.permute(0, 3, 5, 1, 2, 4) if mode == "DCR" else x.permute(0, 1, 3, 5, 2, 4)
     return x.reshape(n, depth * blocksize**2, height // blocksize, width // blocksize)
 
 
