@@ -27,9 +27,8 @@ class Session:
     Args:
         model: The serialized model, or its file (needed where weights lie in files beside it).
         threads: Threads inside one operator; `None` leaves the choice to onnxruntime.
-        spinning: Whether idle threads of the pool wait busily for the next operator, as they do by default.
-            That is faster, but takes the cores from whatever runs in between: `benchmark` says what to
-            choose.
+        spin_between_runs: Whether the threads go on waiting busily after a run, as they do by default. Where
+            several sessions take turns, they then fight for the cores.
 
     Attributes:
         inputs: What `run` must be fed; initializers that may be overridden are not among them.
@@ -40,7 +39,9 @@ class Session:
         ModelError: onnxruntime can't read the model or has no kernel for one of its operators.
     """
 
-    def __init__(self, model: bytes | Path, *, threads: int | None = None, spinning: bool = True) -> None:
+    def __init__(
+        self, model: bytes | Path, *, threads: int | None = None, spin_between_runs: bool = True
+    ) -> None:
         import onnxruntime
 
         self._label = "the model" if isinstance(model, bytes) else quote(model)
@@ -48,7 +49,7 @@ class Session:
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = _LOG_FATAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "0" if spin_between_runs else "1")
         source = model if isinstance(model, bytes) else str(model)
         with self._explained("onnxruntime can't load it", "check the file with onnx.checker"):
             self._session = onnxruntime.InferenceSession(source, options, providers=[PROVIDER])
