@@ -81,7 +81,8 @@ def _weigh(distance: Doubles, sampling: _Sampling) -> Doubles:
     """The kernel at a distance from its centre: a triangle, or Keys' cubic."""
     d = np.abs(distance)
     if sampling.mode == "linear":
-        return np.maximum(1 - d, 0.0)
+        triangle: Doubles = np.maximum(1 - d, 0.0)
+        return triangle
     a = sampling.cubic
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
