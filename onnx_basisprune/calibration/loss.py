@@ -1,0 +1,92 @@
+"""The gradient of the classification loss at the logits (METHOD section 2, "The loss L").
+
+With labels it is that of the cross-entropy, `p - e_label`, or of the binary cross-entropy, `p - y`.
+
+Without labels the true Fisher information is wanted: `E[v vᵀ] = F` with `F = diag(p) - p pᵀ` for a Softmax and
+`F = diag(p (1 - p))` for Sigmoids. Drawing a label from the prediction gives such a `v`, but a confident prediction
+then gives almost always `v ≈ 0` and rarely a large one. Any other `v` with the same second moment serves as well, since
+Gamma and all scores are quadratic in it; with independent signs `e` (Rademacher)
+
+    v = sqrt(p)·e - p (sqrt(p)ᵀ e)       Softmax:  E[v vᵀ] = diag(p) - p pᵀ
+    v = sqrt(p (1 - p))·e                Sigmoid
+
+carries every class in one draw, so one backward pass does what several drawn labels do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnx_basisprune.errors import DataError, ModelError, quote
+from onnx_basisprune.planning.types import Head
+
+_SMALLEST_PROBABILITY = 1e-12
+
+
+def flatten_logits(values: torch.Tensor, head: Head) -> torch.Tensor:
+    """Return logits as `[n, classes]`, from the head's tensor `[n, C]`, `[n, C, 1, 1]` or `[n, 1, C]`.
+
+    Raises:
+        ModelError: The tensor has more than one axis longer than 1 besides the batch.
+    """
+    if values.ndim < 2 or max(values.shape[1:]) != values[0].numel():
+        raise ModelError(
+            f"tensor {quote(head.logits)} has shape {list(values.shape)}; expected one row of class scores per "
+            f"image: only classifiers are compressed."
+        )
+    logits = values.flatten(1)
+    return logits.clamp_min(_SMALLEST_PROBABILITY).log() if head.kind == "probabilities" else logits
+
+
+def is_binary(head: Head, classes: int) -> bool:
+    """Return whether each unit of the head is a yes-or-no answer of its own."""
+    return head.kind == "sigmoid" or classes == 1
+
+
+def loss_gradient(logits: torch.Tensor, head: Head, labels: NDArray[np.int64]) -> torch.Tensor:
+    """Return the gradient of the summed cross-entropy at the logits.
+
+    Args:
+        logits: `[n, classes]` float.
+        head: Decides between cross-entropy and binary cross-entropy.
+        labels: `[n]`, class indices; 0 or 1 where the head has one unit.
+
+    Raises:
+        DataError: A label is outside the head's classes.
+    """
+    classes = logits.shape[1]
+    limit = 2 if classes == 1 else classes
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < limit:
+        raise DataError(
+            f"found class index {int(labels.max())}, but the model has {limit} classes; expected 0 to {limit - 1}: "
+            f"map folders to class indices with --labels."
+        )
+    target = torch.from_numpy(labels)
+    if classes == 1:
+        return torch.sigmoid(logits) - target[:, None].to(logits.dtype)
+    one_hot = torch.nn.functional.one_hot(target, classes).to(logits.dtype)
+    predicted = torch.sigmoid(logits) if is_binary(head, classes) else torch.softmax(logits, dim=1)
+    return predicted - one_hot
+
+
+def fisher_gradient(logits: torch.Tensor, head: Head, indices: NDArray[np.int64], seed: int) -> torch.Tensor:
+    """Return a random `v` with `E[v vᵀ] = F` for each image, without any label.
+
+    Args:
+        logits: `[n, classes]` float.
+        head: Decides between the Softmax and the Sigmoid form.
+        indices: `[n]`, the images' positions in the data set: each image draws the same signs in every
+            pass and at every batch size.
+        seed: Seeds the signs.
+    """
+    classes = logits.shape[1]
+    signs = np.stack([np.random.default_rng((seed, int(index))).integers(0, 2, classes) for index in indices])
+    e = torch.from_numpy(2 * signs - 1).to(logits.dtype)
+    if is_binary(head, classes):
+        p = torch.sigmoid(logits)
+        return (p * (1 - p)).sqrt() * e
+    p = torch.softmax(logits, dim=1)
+    root = p.sqrt()
+    return root * e - p * (root * e).sum(dim=1, keepdim=True)
