@@ -47,7 +47,7 @@ def test_errors_of_the_process_are_raised_here(tmp_path: Path, monkeypatch: pyte
 
 def test_a_dying_process_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
     dead = subprocess.CompletedProcess([], -9, "", "first line\nout of memory\n")
-    monkeypatch.setattr(cold_start, "_run_child", lambda request, package_home: dead)
+    monkeypatch.setattr(cold_start, "_run_child", lambda *_: dead)
     with pytest.raises(ModelError, match="stopped with code -9 \\('out of memory'\\)"):
         measure_cold_start(build_model(10))
 
