@@ -106,6 +106,7 @@ class Executor:
 
         Raises:
             ModelError: A fetched tensor doesn't exist, a needed input is missing, or a node fails.
+            UnsupportedOpError: A node names more outputs than can be computed.
         """
         schedule = self._find_schedule(frozenset(fetch))
         values: dict[str, torch.Tensor] = {**self.parameters, **(overrides or {}), **inputs}
@@ -124,6 +125,8 @@ class Executor:
             except _NODE_FAILURES as error:
                 raise _describe_failure(step.operation, arguments, error) from error
             outputs: Sequence[torch.Tensor] = result if isinstance(result, tuple) else (result,)
+            if len(outputs) < len(step.outputs):
+                raise _describe_shortage(step.operation, len(outputs))
             if observe is not None:
                 outputs = observe(step.operation, tuple(outputs)) or outputs
             values.update(zip(step.outputs, outputs, strict=False))
@@ -201,6 +204,9 @@ def _bind_operation(operation: Operation) -> _Step:
             f"{_describe_node(operation)} {what} can't be run in PyTorch: --exclude doesn't help, since "
             "every node is run; replace the node by standard ONNX operators or simplify the model first."
         )
+    outputs = operation.outputs
+    while outputs and not outputs[-1]:  # trailing outputs without a name aren't asked for
+        outputs = outputs[:-1]
     attributes = {
         name: _convert_attribute(value, operation, name) for name, value in operation.attributes.items()
     }
@@ -211,15 +217,15 @@ def _bind_operation(operation: Operation) -> _Step:
     ):  # torch's own functions take tensors and have no signature: no ONNX attribute fits them
         if attributes:
             raise _refuse_attributes(operation, f"got attributes {sorted(attributes)}") from None
-        return _Step(operation, function, operation.inputs, operation.outputs)
-    context = {"opset": operation.version, "output_count": len(operation.outputs)}
+        return _Step(operation, function, operation.inputs, outputs)
+    context = {"opset": operation.version, "output_count": len(outputs)}
     attributes.update((name, value) for name, value in context.items() if name in signature.parameters)
     try:
         signature.bind(*operation.inputs, **attributes)
     except TypeError as error:
         raise _refuse_attributes(operation, str(error)) from error
     bound = partial(function, **attributes) if attributes else function
-    return _Step(operation, bound, operation.inputs, operation.outputs)
+    return _Step(operation, bound, operation.inputs, outputs)
 
 
 def _refuse_attributes(operation: Operation, cause: str) -> UnsupportedOpError:
@@ -241,6 +247,13 @@ def _describe_failure(
     shapes = ", ".join("none" if tensor is None else str(list(tensor.shape)) for tensor in arguments)
     cause = " ".join(str(error).split()) or type(error).__name__
     return ModelError(
-        f"{_describe_node(operation)} failed on inputs of shapes {shapes}: {cause[:300]} "
-        "Expected shapes that the node accepts: check the input size and the exported shapes."
+        f"{_describe_node(operation)} failed on inputs of shapes {shapes}: {cause[:300].rstrip('.')}. Check the "
+        "size of the images against the model's input and against shapes that are fixed inside of the model."
+    )
+
+
+def _describe_shortage(operation: Operation, count: int) -> UnsupportedOpError:
+    return UnsupportedOpError(
+        f"{_describe_node(operation)} names {len(operation.outputs)} outputs, of which {count} can be computed: "
+        "export the model for inference, not for training."
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from onnx_basisprune.calibration.torch_ops_attention import ATTENTION_OPS
 from onnx_basisprune.calibration.torch_ops_conv import CONV_OPS
 from onnx_basisprune.calibration.torch_ops_index import INDEX_OPS
 from onnx_basisprune.calibration.torch_ops_math import MATH_OPS
@@ -22,6 +23,7 @@ from onnx_basisprune.calibration.torch_ops_resize import RESIZE_OPS
 from onnx_basisprune.calibration.torch_ops_shape import SHAPE_OPS
 
 TORCH_OPS: dict[str, Callable[..., Any]] = {
+    **ATTENTION_OPS,
     **CONV_OPS,
     **INDEX_OPS,
     **MATH_OPS,

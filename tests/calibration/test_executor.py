@@ -236,6 +236,26 @@ def test_failing_node_is_named_with_shapes_and_cause(small: Executor) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_outputs_without_a_name_are_skipped() -> None:
+    attributes = {"kernel_shape": [2, 2]}
+    operation = Operation("pool", "MaxPool", "", 17, ("x",), ("y", ""), attributes)
+    seen: list[int] = []
+    executor = Executor(build_program(operation))
+    x = torch.arange(4.0).reshape(1, 1, 2, 2)
+    result = executor.run({"x": x}, ["y"], observe=lambda _, outputs: seen.append(len(outputs)))
+    assert result["y"].item() == 3.0
+    assert seen == [1]
+
+
+def test_outputs_of_training_are_refused() -> None:
+    statistics = {name: np.ones(2, dtype=np.float32) for name in ("s", "b", "m", "v")}
+    outputs = ("y", "mean", "var")
+    operation = Operation("norm", "BatchNormalization", "", 9, ("x", *statistics), outputs, {})
+    executor = Executor(build_program(operation, **statistics))
+    with pytest.raises(UnsupportedOpError, match=r"Node 'norm' .* names 3 outputs, of which 1 .*inference"):
+        executor.run({"x": torch.ones(1, 2, 3, 3)}, ["y"])
+
+
 def test_errors_of_callbacks_pass_unchanged(small: Executor) -> None:
     def fail(_: Operation, __: tuple[torch.Tensor, ...]) -> None:
         raise ZeroDivisionError

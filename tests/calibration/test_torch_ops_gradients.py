@@ -13,6 +13,13 @@ from onnx_basisprune.planning.types import Operation, Program
 
 # op_type, opset, shapes of the differentiated inputs, the constant inputs after them, attributes
 CASES: dict[str, tuple[str, int, list[tuple[int, ...]], list[Any], dict[str, Any]]] = {
+    "attention with a query that sees nothing": (
+        "Attention",
+        23,
+        [(1, 2, 3, 4), (1, 1, 2, 4), (1, 1, 2, 3)],
+        [np.array([[True, False], [False, False], [True, True]])],
+        {"softcap": 2.0},
+    ),
     "conv with uneven pads": ("Conv", 17, [(1, 2, 4, 5), (2, 2, 3, 2), (2,)], [], {"pads": [1, 0, 0, 2]}),
     "conv same upper": ("Conv", 17, [(1, 2, 5, 5), (2, 1, 2, 2)], [], {"auto_pad": "SAME_UPPER", "group": 2}),
     "transposed conv": (

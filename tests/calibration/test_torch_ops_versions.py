@@ -254,6 +254,10 @@ CONV: dict[int, dict[str, Any]] = {
 }
 
 BUILDERS: dict[str, Callable[[int], Case]] = {
+    "Attention": lambda _: Case(
+        [real(2, 3, 8), real(2, 4, 8), real(2, 4, 8), real(3, 4)], {"q_num_heads": 2, "kv_num_heads": 2}
+    ),
+    "RotaryEmbedding": lambda _: Case([real(2, 3, 5, 4), real(2, 5, 2), real(2, 5, 2, low=-1.0)]),
     "AffineGrid": lambda _: Case([real(2, 2, 3), whole(2, 3, 4, 5)]),
     "And": lambda _: Case([flags(2, 3), flags(2, 3, seed=1)]),
     "ArgMax": lambda v: Case(
