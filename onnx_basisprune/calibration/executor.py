@@ -247,13 +247,13 @@ def _describe_failure(
     shapes = ", ".join("none" if tensor is None else str(list(tensor.shape)) for tensor in arguments)
     cause = " ".join(str(error).split()) or type(error).__name__
     return ModelError(
-        f"{_describe_node(operation)} failed on inputs of shapes {shapes}: {cause[:300].rstrip('.')}. Check the "
-        "size of the images against the model's input and against shapes that are fixed inside of the model."
+        f"{_describe_node(operation)} failed on inputs of shapes {shapes}: {cause[:300].rstrip('.')}. "
+        "Check the images' size against the model's input and against shapes that are fixed in the model."
     )
 
 
 def _describe_shortage(operation: Operation, count: int) -> UnsupportedOpError:
     return UnsupportedOpError(
-        f"{_describe_node(operation)} names {len(operation.outputs)} outputs, of which {count} can be computed: "
-        "export the model for inference, not for training."
+        f"{_describe_node(operation)} names {len(operation.outputs)} outputs, of which {count} can be "
+        "computed: export the model for inference, not for training."
     )
