@@ -41,7 +41,8 @@ _FORMATS_BY_SUFFIX = {
 }
 IMAGE_SUFFIXES = frozenset(_FORMATS_BY_SUFFIX)
 
-# What Pillow's decoders raise on files that are damaged, truncated or hostile.
+# What Pillow's decoders raise on files that are damaged, truncated or hostile. It warns of some damage, which
+# is raised only where the caller's filters turn warnings into errors.
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -53,6 +54,7 @@ _DECODING_ERRORS = (
     AttributeError,
     RuntimeError,
     MemoryError,
+    Warning,
     struct.error,
     zlib.error,
 )

@@ -44,12 +44,13 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         DataError: The file or an array can't be read or has the wrong type or shape.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise DataError(
-                f"{quote(path)} is a bare .npy; expected an .npz with 'x': use numpy.savez(path, x=x)."
-            )
-        with archive:
+        # Opened here, because np.load leaves a damaged file open.
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise DataError(
+                    f"{quote(path)} is a bare .npy; expected an .npz with 'x': write it with numpy.savez."
+                )
             arrays = {name: archive[name] for name in ("x", "y") if name in archive}
     except _READING_ERRORS as error:
         raise DataError(
