@@ -1,0 +1,124 @@
+"""Open what a run works on: the model with its head, the images with their preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnx_basisprune.config import PreprocessConfig
+from onnx_basisprune.data.batches import Batch, iterate_batches, load_batch
+from onnx_basisprune.data.dataset import Dataset
+from onnx_basisprune.data.detection import Detection, detect_preprocessing
+from onnx_basisprune.data.preprocess import Preprocessing
+from onnx_basisprune.errors import ModelError, quote
+from onnx_basisprune.graph.head import find_head
+from onnx_basisprune.graph.model_io import load_model
+from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.planning.types import Head, TensorSpec
+from onnx_basisprune.progress import Progress
+from onnx_basisprune.runtime.evaluation import Predictions, evaluate, to_scores
+from onnx_basisprune.runtime.session import Session
+
+_PROBE_IMAGES = 16
+_SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that can be asked for predictions.
+
+    Attributes:
+        path: Its file.
+        model: As read.
+        session: onnxruntime's view of it.
+        head: Where the scores come from; `probe_head` settles a `logits` head.
+    """
+
+    path: Path
+    model: ModelProto
+    session: Session
+    head: Head
+
+    @property
+    def input(self) -> TensorSpec:
+        """The image input."""
+        return self.session.inputs[0]
+
+    def predict(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return the class scores `[n, classes]` of a batch of inputs."""
+        return to_scores(self.session.predict(x, self.head.output))
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set with the preprocessing that fits the model."""
+
+    dataset: Dataset
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def stream(self, batch_size: int) -> Iterator[Batch]:
+        """Go through all images once, in order."""
+        return iterate_batches(self.dataset, self.preprocessing, batch_size)
+
+    def load(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return some images as the model's input."""
+        return load_batch(self.dataset, self.preprocessing, indices).x
+
+
+def open_subject(path: Path, threads: int | None = None) -> Subject:
+    """Load a classifier.
+
+    Args:
+        path: An ONNX file.
+        threads: onnxruntime's intra-op threads; `None` leaves the choice to onnxruntime.
+
+    Raises:
+        ModelError: The file can't be read, or isn't a model with one image input and class scores.
+    """
+    model = load_model(path)
+    program = extract_program(model)
+    if len(program.inputs) != 1:
+        names = ", ".join(quote(spec.name) for spec in program.inputs) or "none"
+        raise ModelError(f"{quote(path)} has {len(program.inputs)} inputs ({names}); expected one, for the images.")
+    return Subject(path, model, Session(path, threads=threads), find_head(program))
+
+
+def open_images(
+    subject: Subject, dataset: Dataset, config: PreprocessConfig, progress: Progress, seed: int = 0
+) -> tuple[Images, Detection]:
+    """Find out how a data set's images become the model's input, and say what was found.
+
+    Raises:
+        BasispruneError: As `detect_preprocessing`.
+    """
+    detection = detect_preprocessing(dataset, subject.predict, subject.input, config, seed)
+    progress.note(detection.message)
+    for warning in detection.warnings:
+        progress.warn(warning)
+    return Images(dataset, detection.preprocessing), detection
+
+
+def probe_head(subject: Subject, images: Images) -> Subject:
+    """Settle whether a head without Softmax gives probabilities all the same (METHOD section 2)."""
+    if subject.head.kind != "logits":
+        return subject
+    scores = subject.predict(images.load(np.arange(min(_PROBE_IMAGES, len(images)))))
+    is_distribution = bool((scores >= 0).all()) and np.allclose(scores.sum(axis=1), 1.0, atol=_SUM_TOLERANCE)
+    if scores.shape[1] > 1 and is_distribution:
+        return replace(subject, head=replace(subject.head, kind="probabilities"))
+    return subject
+
+
+def predict_all(subject: Subject, images: Images, batch_size: int, stage: str, progress: Progress) -> Predictions:
+    """Evaluate a model on all images, with progress."""
+    progress.start(stage, len(images))
+    return evaluate(subject.predict, images.stream(batch_size), subject.head.kind, progress.advance)
