@@ -1,16 +1,14 @@
-"""Read ONNX files from strangers, and write them without ever losing one."""
+"""Read ONNX files from strangers, and turn models back into the bytes of a file."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path, PurePosixPath
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from onnx_basisprune.errors import ModelError, OutputError, quote
+from onnx_basisprune.errors import ModelError, quote
 
 OLDEST_OPSET = 7
 _PROTOBUF_LIMIT = 2**31 - 1
@@ -111,55 +109,10 @@ def serialize_model(model: ModelProto) -> bytes:
         ModelError: It is larger than protobuf's 2 GiB.
     """
     if model.ByteSize() > _PROTOBUF_LIMIT:
-        raise ModelError("The model is over 2 GiB, more than one ONNX file can hold: compress a smaller part.")
+        raise ModelError(
+            "The model is over 2 GiB, more than one ONNX file can hold: compress a smaller part."
+        )
     return model.SerializeToString(deterministic=True)
-
-
-def write_atomically(content: bytes, path: Path, *, force: bool) -> None:
-    """Write a whole file or nothing: a temporary file in the same folder, then a rename.
-
-    Args:
-        content: The bytes to write.
-        path: The final file.
-        force: Replace an existing file.
-
-    Raises:
-        OutputError: The folder doesn't exist or can't be written, or the file exists and `force` is false.
-    """
-    check_writable(path, force=force)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
-        ) as stream:
-            temporary = Path(stream.name)
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # NamedTemporaryFile makes the file private to its owner; a result gets the ordinary rights.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{quote(path)} can't be written: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def check_writable(path: Path, *, force: bool) -> None:
-    """Refuse, before any work is done, a place where a result couldn't be written.
-
-    Raises:
-        OutputError: The folder doesn't exist, or the file exists and `force` is false.
-    """
-    if not path.parent.is_dir():
-        raise OutputError(f"{quote(path)}: the folder {quote(path.parent)} doesn't exist: create it first.")
-    if path.is_dir():
-        raise OutputError(f"{quote(path)} is a folder; expected a file name.")
-    if path.exists() and not force:
-        raise OutputError(f"{quote(path)} exists already: choose another name or add --force.")
 
 
 def _first_line(error: BaseException) -> str:
