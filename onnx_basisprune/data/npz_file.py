@@ -34,8 +34,7 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
 
     Args:
         path: An `.npz` with `x` (uint8 `[N, H, W]` or `[N, H, W, C]`: images; float `[N, ...]`: fed to the
-            model as it
-            is) and optionally `y` (integers `[N]` or `[N, 1]`, or one-hot `[N, classes]`).
+            model as it is) and optionally `y` (integers `[N]` or `[N, 1]`, or one-hot `[N, classes]`).
 
     Returns:
         `x`, and the class indices or `None`.

@@ -49,8 +49,7 @@ class Preprocessing:
         std: Divided by after that.
         scale: Multiplies the 0..255 pixels first.
         resize: Box `(height, width)` that the image is resized to cover, aspect ratio kept (a square box of
-            side N is
-            a shorter side of N); `None` for no resize.
+            side N is a shorter side of N); `None` for no resize.
         crop: Centre crop `(height, width)`; `None` for none.
         keep_exact: Whether an image that has the crop's size already is left alone.
         color: Channel order.
