@@ -1,1 +1,173 @@
-"""basisprune: smaller, faster ONNX image classifiers after training."""
+"""Make trained ONNX image classifiers smaller and faster after training.
+
+    import onnx_basisprune as bp
+
+    report = bp.compress("model.onnx", data="calib/", target_macs=0.5)
+    print(report.speedup, report.drop_pp)
+
+Nothing heavy (onnx, torch, onnxruntime) is imported before a function here needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onnx_basisprune.config import BenchmarkConfig, CompressionConfig, EvaluationConfig, PreprocessConfig
+from onnx_basisprune.errors import (
+    BasispruneError,
+    ConfigError,
+    DataError,
+    ModelError,
+    OutputError,
+    UnsupportedOpError,
+    ValidationError,
+)
+from onnx_basisprune.progress import Progress
+from onnx_basisprune.results import BenchmarkReport, CompressionReport, EvaluationReport, Inspection
+
+if TYPE_CHECKING:
+    from onnx_basisprune.reporting.render_json import Report
+
+__all__ = [
+    "BasispruneError",
+    "BenchmarkConfig",
+    "BenchmarkReport",
+    "CompressionConfig",
+    "CompressionReport",
+    "ConfigError",
+    "DataError",
+    "EvaluationConfig",
+    "EvaluationReport",
+    "Inspection",
+    "ModelError",
+    "OutputError",
+    "PreprocessConfig",
+    "Progress",
+    "UnsupportedOpError",
+    "ValidationError",
+    "benchmark_models",
+    "compress",
+    "evaluate_model",
+    "inspect_model",
+    "render_json",
+]
+
+AnyPath = str | PathLike[str]
+_Config = TypeVar("_Config", CompressionConfig, EvaluationConfig, BenchmarkConfig)
+_PATH_OPTIONS = frozenset({"output", "val", "labels", "report", "reference"})
+
+
+def compress(
+    model: AnyPath, data: AnyPath, *, progress: Progress | None = None, **options: Any
+) -> CompressionReport:
+    """Compress a trained ONNX classifier.
+
+    Args:
+        model: The ONNX file; never written to.
+        data: Calibration images: a folder or an `.npz`.
+        progress: Told what goes on; the default is silence.
+        **options: Fields of `CompressionConfig`, such as `target_macs=0.5`.
+
+    Returns:
+        The report; `report.config["output"]` is the file that was written.
+
+    Raises:
+        BasispruneError: The model, the images, an option or the output can't be used.
+        TypeError: An option doesn't exist.
+    """
+    from onnx_basisprune import pipeline
+
+    config = _make_config(CompressionConfig, options, model=Path(model), data=Path(data))
+    return pipeline.compress(config, progress)
+
+
+def inspect_model(
+    model: AnyPath, *, exclude: Collection[str] = (), input_shape: Sequence[int] | None = None
+) -> Inspection:
+    """Describe a model's nodes, their cost, and which of them can be decomposed.
+
+    Args:
+        model: The ONNX file.
+        exclude: Names of nodes that are to be left as they are.
+        input_shape: Shape of the input with the batch first; needed where the model leaves it open.
+
+    Raises:
+        BasispruneError: The model or an option can't be used.
+    """
+    from onnx_basisprune import inspection
+
+    return inspection.inspect_model(Path(model), exclude, input_shape)
+
+
+def evaluate_model(
+    model: AnyPath, data: AnyPath, *, progress: Progress | None = None, **options: Any
+) -> EvaluationReport:
+    """Measure how often a classifier is right.
+
+    Args:
+        model: The ONNX file.
+        data: Images: a folder or an `.npz`.
+        progress: Told what goes on; the default is silence.
+        **options: Fields of `EvaluationConfig`, such as `reference="original.onnx"`.
+
+    Raises:
+        BasispruneError: The model, the images or an option can't be used.
+        TypeError: An option doesn't exist.
+    """
+    from onnx_basisprune import measurement
+
+    config = _make_config(EvaluationConfig, options, model=Path(model), data=Path(data))
+    return measurement.evaluate_model(config, progress)
+
+
+def benchmark_models(
+    a: AnyPath, b: AnyPath | None = None, *, progress: Progress | None = None, **options: Any
+) -> BenchmarkReport:
+    """Time one model, or two in turns.
+
+    Args:
+        a: The ONNX file to time.
+        b: The one to time against it.
+        progress: Told what goes on; the default is silence.
+        **options: Fields of `BenchmarkConfig`, such as `batch_size=(1, 8)`.
+
+    Raises:
+        BasispruneError: A model or an option can't be used.
+        TypeError: An option doesn't exist.
+    """
+    from onnx_basisprune import measurement
+
+    config = _make_config(BenchmarkConfig, options, a=Path(a), b=None if b is None else Path(b))
+    return measurement.benchmark_models(config, progress)
+
+
+def render_json(report: Report) -> str:
+    """Return a report as JSON text, as `--report` and `--json` write it."""
+    from onnx_basisprune.reporting import render_json as module
+
+    return module.render_json(report)
+
+
+def _make_config(kind: type[_Config], options: dict[str, Any], **required: Path | None) -> _Config:
+    """Return a config; paths may be given as text and tuples as lists."""
+    values: dict[str, Any] = dict(required)
+    for name, value in options.items():
+        if name in _PATH_OPTIONS and value is not None:
+            value = Path(value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def __getattr__(name: str) -> str:
+    """Look the version up only when it is asked for."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("basisprune")
+    except PackageNotFoundError:
+        return "unknown"

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnx_basisprune.config import PreprocessConfig
+from onnx_basisprune.config import CompressionConfig, PreprocessConfig
 from onnx_basisprune.data.batches import Batch, iterate_batches, load_batch
-from onnx_basisprune.data.dataset import Dataset
+from onnx_basisprune.data.dataset import Dataset, open_dataset
 from onnx_basisprune.data.detection import Detection, detect_preprocessing
 from onnx_basisprune.data.preprocess import Preprocessing
 from onnx_basisprune.errors import ModelError, quote
@@ -26,6 +26,8 @@ from onnx_basisprune.runtime.evaluation import Predictions, evaluate, to_scores
 from onnx_basisprune.runtime.session import Session
 
 _PROBE_IMAGES = 16
+# Of --data, without --val, what is kept from calibration for the reported figures.
+_VALIDATION_FRACTION = 0.2
 _SUM_TOLERANCE = 1e-3
 
 
@@ -90,6 +92,44 @@ def open_subject(path: Path, threads: int | None = None) -> Subject:
         names = ", ".join(quote(spec.name) for spec in program.inputs) or "none"
         raise ModelError(f"{quote(path)} has {len(program.inputs)} inputs ({names}); expected one, for the images.")
     return Subject(path, model, Session(path, threads=threads), find_head(program))
+
+
+def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -> tuple[Subject, Images, Images]:
+    """Open calibration and validation images; no image is in both.
+
+    Args:
+        subject: The model.
+        config: `data`, `val`, `labels`, `limit`, `seed` and the preprocessing options.
+        progress: Told what preprocessing was chosen.
+
+    Returns:
+        The model with its head settled, the calibration images and the validation images.
+
+    Raises:
+        BasispruneError: Images or labels can't be read, or don't fit the model.
+    """
+    data = open_dataset(config.data, choose_labels(config.data, config.labels))
+    if config.val is None:
+        data, held_back = data.split(_VALIDATION_FRACTION, config.seed)
+        progress.warn(
+            f"no --val: the figures are on {len(held_back):,} images held back from --data, "
+            f"which the model may have been trained on."
+        )
+    else:
+        held_back = open_dataset(config.val, choose_labels(config.val, config.labels))
+    if config.limit is not None:
+        data = data.draw(config.limit, config.seed)
+    calibration, _ = open_images(subject, data, config, progress, config.seed)
+    if held_back.is_preprocessed == data.is_preprocessed:
+        validation = Images(held_back, calibration.preprocessing)
+    else:
+        validation, _ = open_images(subject, held_back, config, progress, config.seed)
+    return probe_head(subject, calibration), calibration, validation
+
+
+def choose_labels(source: Path, labels: Path | None) -> Path | None:
+    """Return the label file for a source: an `.npz` carries its own labels."""
+    return labels if source.is_dir() else None
 
 
 def open_images(

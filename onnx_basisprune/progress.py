@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Protocol
 
 
@@ -35,3 +36,44 @@ class Silence:
 
     def warn(self, message: str) -> None:
         """Ignore a warning; a report holds it too."""
+
+
+class Recorder:
+    """A `Progress` that passes all on to another and keeps the warnings and the seconds of each stage.
+
+    Attributes:
+        warnings: All warnings so far.
+        timings: Seconds by stage name, in the order in which the stages began.
+    """
+
+    def __init__(self, listener: Progress) -> None:
+        self.warnings: list[str] = []
+        self.timings: dict[str, float] = {}
+        self._listener = listener
+        self._stage: tuple[str, float] | None = None
+
+    def start(self, stage: str, total: float | None = None) -> None:
+        """Begin a stage; the one before it ends."""
+        self.finish()
+        self._stage = (stage, perf_counter())
+        self._listener.start(stage, total)
+
+    def finish(self) -> None:
+        """End the current stage, if there is one."""
+        if self._stage is not None:
+            name, begin = self._stage
+            self.timings[name] = self.timings.get(name, 0.0) + perf_counter() - begin
+            self._stage = None
+
+    def advance(self, amount: float) -> None:
+        """Pass an advance on."""
+        self._listener.advance(amount)
+
+    def note(self, message: str) -> None:
+        """Pass a note on."""
+        self._listener.note(message)
+
+    def warn(self, message: str) -> None:
+        """Keep a warning and pass it on."""
+        self.warnings.append(message)
+        self._listener.warn(message)

@@ -157,3 +157,140 @@ class CompressionReport:
     frontier: tuple[Any, ...] = ()
     per_class: tuple[Any, ...] = field(default=())
     format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A model's input or output; unknown dimensions are `None`, as is a shape of unknown length."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class NodeInspection:
+    """One node of the normalised graph.
+
+    Attributes:
+        name: As `--exclude` takes it.
+        op_type: ONNX operator.
+        output_shape: Of the first output for one image; `None` where it isn't known.
+        parameters: Elements of its floating-point weights that no earlier node reads.
+        macs: Multiply-adds for one image; `None` where they couldn't be counted.
+        full_rank: Components of the full basis; 0 where the node isn't eligible.
+        break_even_rank: The largest rank that saves multiply-adds; 0 where the node isn't eligible.
+        eligible: Whether the node can be decomposed.
+        reason: Why it can't be, empty for an eligible node and for one without multiply-adds.
+    """
+
+    name: str
+    op_type: str
+    output_shape: tuple[int, ...] | None
+    parameters: int
+    macs: int | None
+    full_rank: int
+    break_even_rank: int
+    eligible: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model consists of.
+
+    Attributes:
+        model: The file.
+        file_bytes: Its size.
+        producer: Who exported it, as the file says.
+        opset: Version of ONNX's operator set.
+        ir_version: Version of the file format.
+        inputs: What a caller feeds.
+        outputs: What a caller gets.
+        macs: Multiply-adds for one image, of the nodes that could be counted.
+        parameters: Elements of all floating-point weights in the file as it is.
+        normalized_parameters: The same after batch normalisations are folded into the Convs: the sum of `nodes`.
+        uncounted_ops: op_types whose multiply-adds couldn't be counted.
+        nodes: Of the normalised graph, in its order.
+    """
+
+    model: str
+    file_bytes: int
+    producer: str
+    opset: int
+    ir_version: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    macs: int
+    parameters: int
+    normalized_parameters: int
+    uncounted_ops: tuple[str, ...]
+    nodes: tuple[NodeInspection, ...]
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """How often a model is right; accuracies are fractions, `drop_pp` percentage points.
+
+    Attributes:
+        config: Every option.
+        environment: What it was measured on.
+        preprocess: The preset that was used, `none` for float data.
+        accuracy: Of the model; `agreement` is with the reference.
+        reference: Of the reference on the same images; `None` where none was given.
+        drop_pp: Reference minus model; without labels 100 minus the agreement in percent.
+        warnings: What the user should look at.
+    """
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    preprocess: str
+    accuracy: Accuracy
+    reference: Accuracy | None = None
+    drop_pp: Interval | None = None
+    warnings: tuple[str, ...] = ()
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class ModelTiming:
+    """What one model takes at one batch size and number of threads.
+
+    Attributes:
+        latency: Of warm runs.
+        images_per_second: From the median.
+        load_ms: Building the session in a fresh process; `None` where cold starts weren't measured.
+        first_run_ms: The first run there.
+        peak_memory_bytes: Largest resident size of that process.
+        baseline_memory_bytes: Resident size there before the model was loaded.
+    """
+
+    latency: Latency
+    images_per_second: float
+    load_ms: float | None = None
+    first_run_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    baseline_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """One measurement; `threads` is `None` for onnxruntime's default, `speedup` time of `a` / time of `b`."""
+
+    batch_size: int
+    threads: int | None
+    a: ModelTiming
+    b: ModelTiming | None
+    speedup: Speedup | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """Latency of one model, or of two against each other."""
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    runs: tuple[BenchmarkRun, ...]
+    format_version: int = FORMAT_VERSION

@@ -79,9 +79,7 @@ def load_images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the digits as uint8 `[1797, 16, 16]` (bicubic from 8x8) and their labels."""
     digits = load_digits()
     small = np.round(digits.images * (255.0 / 16.0)).astype(np.uint8)
-    large = [
-        np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in small
-    ]
+    large = [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in small]
     return np.stack(large), digits.target.astype(np.int64)
 
 

@@ -72,6 +72,4 @@ def test_no_image_is_in_both_sets_and_classes_are_balanced() -> None:
 
 
 def _hash_images(dataset: Dataset) -> list[str]:
-    return [
-        hashlib.sha256(np.ascontiguousarray(dataset.load([i])[0])).hexdigest() for i in range(len(dataset))
-    ]
+    return [hashlib.sha256(np.ascontiguousarray(dataset.load([i])[0])).hexdigest() for i in range(len(dataset))]

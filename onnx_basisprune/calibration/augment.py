@@ -14,7 +14,10 @@ _SHIFT_FRACTION = 1 / 8
 
 
 def augment_images(
-    x: torch.Tensor, augmentation: Augmentation, layout: Literal["nchw", "nhwc"], generator: np.random.Generator
+    x: torch.Tensor,
+    augmentation: Augmentation,
+    layout: Literal["nchw", "nhwc"],
+    generator: np.random.Generator,
 ) -> torch.Tensor:
     """Return shifted (reflecting at the borders) and mirrored copies of a batch.
 

@@ -74,8 +74,7 @@ class Executor:
             ModelError: An initializer's type has no PyTorch counterpart.
         """
         self.parameters = {
-            name: _convert_array(array, f"Initializer {quote(name)}")
-            for name, array in program.initializers.items()
+            name: _convert_array(array, f"Initializer {quote(name)}") for name, array in program.initializers.items()
         }
         self._input_names = frozenset(spec.name for spec in program.inputs)
         self._steps = tuple(_bind_operation(operation) for operation in program.operations)
@@ -144,9 +143,7 @@ class Executor:
     def _plan_schedule(self, fetch: frozenset[str]) -> _Schedule:
         for name in sorted(fetch):
             if not any(name in known for known in (self._produced, self.parameters, self._input_names)):
-                raise ModelError(
-                    f"Tensor {quote(name)} isn't in the graph; expected a node's output or input."
-                )
+                raise ModelError(f"Tensor {quote(name)} isn't in the graph; expected a node's output or input.")
         needed = set(fetch)
         steps: list[tuple[_Step, tuple[str, ...]]] = []
         for step in reversed(self._steps):
@@ -207,14 +204,10 @@ def _bind_operation(operation: Operation) -> _Step:
     outputs = operation.outputs
     while outputs and not outputs[-1]:  # trailing outputs without a name aren't asked for
         outputs = outputs[:-1]
-    attributes = {
-        name: _convert_attribute(value, operation, name) for name, value in operation.attributes.items()
-    }
+    attributes = {name: _convert_attribute(value, operation, name) for name, value in operation.attributes.items()}
     try:
         signature = inspect.signature(function)
-    except (
-        ValueError
-    ):  # torch's own functions take tensors and have no signature: no ONNX attribute fits them
+    except ValueError:  # torch's own functions take tensors and have no signature: no ONNX attribute fits them
         if attributes:
             raise _refuse_attributes(operation, f"got attributes {sorted(attributes)}") from None
         return _Step(operation, function, operation.inputs, outputs)
@@ -241,9 +234,7 @@ def _convert_attribute(value: object, operation: Operation, name: str) -> object
     return tuple(value) if isinstance(value, list) else value
 
 
-def _describe_failure(
-    operation: Operation, arguments: Sequence[torch.Tensor | None], error: Exception
-) -> ModelError:
+def _describe_failure(operation: Operation, arguments: Sequence[torch.Tensor | None], error: Exception) -> ModelError:
     shapes = ", ".join("none" if tensor is None else str(list(tensor.shape)) for tensor in arguments)
     cause = " ".join(str(error).split()) or type(error).__name__
     return ModelError(

@@ -1,8 +1,8 @@
 """Recovery without labels: distil the original model into the compressed one (METHOD section 6).
 
-`scale` trains one factor per basis channel, the biases and the final classifier, no other weight. The best values on a held-out
-slice of the calibration images are kept, and those given where training doesn't better them. A learning rate that
-makes things worse is noticed on the slice: training starts again from the beginning with a third of it.
+`scale` trains one factor per basis channel, the biases and the final classifier, no other weight. The best values on a
+held-out slice of the calibration images are kept, and those given where training doesn't better them. A learning rate
+that makes things worse is noticed on the slice: training starts again from the beginning with a third of it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class RecoverySettings:
     Attributes:
         steps: Optimiser steps.
         batch_size: Images per step.
+        chunk_size: Images run at once; a step adds up the gradients of its chunks.
         augmentation: What is done to the images.
         layout: Where their channel axis is.
         seed: Seeds the split, the draws and the augmentation.
@@ -50,6 +51,7 @@ class RecoverySettings:
 
     steps: int
     batch_size: int
+    chunk_size: int
     augmentation: Augmentation
     layout: Literal["nchw", "nhwc"]
     seed: int
@@ -118,8 +120,12 @@ class Distillation:
         order = np.random.default_rng((settings.seed, image_count)).permutation(image_count)
         held_out = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_FRACTION * image_count)))
         # A single image serves as both; better than none.
-        self._held_out, self._training = order[:held_out], order[held_out:] if held_out < image_count else order
-        self._targets = [self._run_teacher(self._fetch(part)) for part in self._split_held_out()]
+        self._held_out, self._training = (
+            order[:held_out],
+            order[held_out:] if held_out < image_count else order,
+        )
+        self._parts = split_indices(self._held_out, settings.chunk_size)
+        self._targets = [self._run_teacher(self._fetch(part)) for part in self._parts]
 
     def recover(self, progress: Callable[[int], None] | None = None) -> tuple[Arrays, RecoveryReport]:
         """Train, and return the new values of the trained initializers with an account of the course.
@@ -166,12 +172,13 @@ class Distillation:
         interval, since = max(1, -(-settings.steps // _CHECKS)), 0
         for step in range(1, settings.steps + 1):
             chosen = generator.choice(self._training, min(settings.batch_size, len(self._training)), replace=False)
-            x = augment_images(self._fetch(chosen), settings.augmentation, settings.layout, generator)
-            x = to_channels_last(x)
-            with _autocast():
-                loss = self._measure_loss(student, x, self._run_teacher(x)) / len(x)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            for part in split_indices(chosen, settings.chunk_size):
+                x = augment_images(self._fetch(part), settings.augmentation, settings.layout, generator)
+                x = to_channels_last(x)
+                with _autocast():
+                    loss = self._measure_loss(student, x, self._run_teacher(x)) / len(chosen)
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             since += 1
@@ -180,11 +187,6 @@ class Distillation:
             if step % interval == 0 or step == settings.steps:
                 yield since, self._measure_held_out(student)
                 since = 0
-
-    def _split_held_out(self) -> list[NDArray[np.int64]]:
-        """Return the held-out indices in batches."""
-        size = self._settings.batch_size
-        return [self._held_out[start : start + size] for start in range(0, len(self._held_out), size)]
 
     def _fetch(self, indices: NDArray[np.int64]) -> torch.Tensor:
         """Load images as a tensor."""
@@ -207,9 +209,14 @@ class Distillation:
         with torch.no_grad():
             losses = [
                 float(self._measure_loss(student, self._fetch(part), target))
-                for part, target in zip(self._split_held_out(), self._targets, strict=True)
+                for part, target in zip(self._parts, self._targets, strict=True)
             ]
         return sum(losses) / len(self._held_out)
+
+
+def split_indices(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Return indices in parts of at most `size`."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def distillation_loss(logits: torch.Tensor, target: torch.Tensor, head: Head) -> torch.Tensor:
@@ -226,8 +233,15 @@ def distillation_loss(logits: torch.Tensor, target: torch.Tensor, head: Head) ->
         cross = torch.nn.functional.binary_cross_entropy_with_logits(logits / T, probabilities, reduction="sum")
         own = torch.nn.functional.binary_cross_entropy_with_logits(target / T, probabilities, reduction="sum")
         return T * T * (cross - own)
-    return T * T * torch.nn.functional.kl_div(
-        torch.log_softmax(logits / T, dim=1), torch.log_softmax(target / T, dim=1), reduction="sum", log_target=True
+    return (
+        T
+        * T
+        * torch.nn.functional.kl_div(
+            torch.log_softmax(logits / T, dim=1),
+            torch.log_softmax(target / T, dim=1),
+            reduction="sum",
+            log_target=True,
+        )
     )
 
 
@@ -241,7 +255,9 @@ def list_free_parameters(program: Program, classifier: Operation | None) -> set[
     names = {
         operation.inputs[2]
         for operation in program.operations
-        if operation.op_type in ("Conv", "ConvTranspose", "Gemm") and operation.domain == "" and len(operation.inputs) > 2
+        if operation.op_type in ("Conv", "ConvTranspose", "Gemm")
+        and operation.domain == ""
+        and len(operation.inputs) > 2
     }
     if classifier is not None:
         names |= set(classifier.inputs[1:])

@@ -1,7 +1,8 @@
 """The two gradient passes over the graph (METHOD section 2): moments, then component scores.
 
-Both stream over batches: a Conv's output is used when it is computed, its gradient when it comes back, and only sums of the
-size of the Conv's channels remain. Products are float32 on values shifted by the first batch's mean, sums are float64.
+Both stream over batches: a Conv's output is used when it is computed, its gradient when it comes back, and only sums
+of the size of the Conv's channels remain. Products are float32 on values shifted by the first batch's mean, sums are
+float64.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class GradientPass:
                 y = outputs[0]
                 if not y.requires_grad:
                     leaves.append(y.requires_grad_())
-                y.register_hook(start(y.detach()))
+                y.register_hook(start(y.detach()))  # type: ignore[no-untyped-call]
 
             values = self.executor.run({self.input_name: x}, [self.head.logits], observe=observe)
             logits = flatten_logits(values.pop(self.head.logits), self.head)
@@ -190,7 +191,10 @@ class _Scores:
         positions = len(centered) // images
         if positions >= 2 * channels:
             # One product per image instead of two per position: sum_p R (y - mu) gᵀ A = R (sum_p (y - mu) gᵀ) A.
-            M = torch.bmm(centered.view(images, positions, channels).transpose(1, 2), g.view(images, positions, channels))
+            M = torch.bmm(
+                centered.view(images, positions, channels).transpose(1, 2),
+                g.view(images, positions, channels),
+            )
             gates = ((self._R @ M) * self._A.T).sum(dim=2)
         else:
             product = (centered @ self._R.T) * (g @ self._A)

@@ -107,9 +107,7 @@ def attend(
     products = torch.matmul(q * root, (k * root).transpose(2, 3))
     capped = softcap * torch.tanh(products / softcap) if softcap > 0 else products
     keys = k.shape[2]
-    allowed = _allow_positions(
-        q.shape[2], keys, offset, is_causal, left_window_size, right_window_size, valid
-    )
+    allowed = _allow_positions(q.shape[2], keys, offset, is_causal, left_window_size, right_window_size, valid)
     bias = _make_bias(mask, allowed, keys, capped)
     biased = capped + bias
     wide = biased if softmax_precision is None else biased.to(find_torch_type(softmax_precision))

@@ -93,9 +93,7 @@ def convolve(
         if begins == pads[rank:]:
             return function(x, weight, bias, stride, begins, dilation, group)
     ones = (1,) * rank
-    begins, ends = resolve_pads(
-        x.shape[2:], weight.shape[2:], strides or ones, dilations or ones, pads, auto_pad
-    )
+    begins, ends = resolve_pads(x.shape[2:], weight.shape[2:], strides or ones, dilations or ones, pads, auto_pad)
     if begins == ends:
         return function(x, weight, bias, stride, begins, dilation, group)
     return function(pad_spatial(x, begins, ends), weight, bias, stride, 0, dilation, group)
@@ -144,9 +142,7 @@ def convolve_transposed(
     stride, dilation, extra = strides or ones, dilations or ones, output_padding or zeros
     full = [
         (size - 1) * step + (width - 1) * spread + 1 + more
-        for size, step, width, spread, more in zip(
-            x.shape[2:], stride, weight.shape[2:], dilation, extra, strict=True
-        )
+        for size, step, width, spread, more in zip(x.shape[2:], stride, weight.shape[2:], dilation, extra, strict=True)
     ]
     begins, ends = _resolve_transpose_pads(x.shape[2:], full, stride, pads, auto_pad, output_shape)
     if begins == ends and min(begins) >= 0 and not any(extra):

@@ -46,9 +46,7 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     return x[batches + coordinates]
 
 
-def scatter_elements(
-    x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none"
-) -> Tensor:
+def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
     """ScatterElements (and Scatter, its name up to opset 10)."""
     positions = _wrap(indices, x.shape[axis])
     updates = updates.to(x.dtype)

@@ -104,9 +104,7 @@ def reduce_axes(
     return function(x.unsqueeze(-1), (x.dim(),), False)
 
 
-def find_best(
-    x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0, largest: bool
-) -> Tensor:
+def find_best(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0, largest: bool) -> Tensor:
     """ArgMax and ArgMin: the first index of the best value, or the last."""
     search = torch.argmax if largest else torch.argmin
     if not select_last_index:

@@ -35,9 +35,7 @@ class _Sampling:
     antialias: bool = False
 
 
-def _locate(
-    size: int, length: int, scale: float, region: tuple[float, float] | None, coordinates: str
-) -> Doubles:
+def _locate(size: int, length: int, scale: float, region: tuple[float, float] | None, coordinates: str) -> Doubles:
     """Return the fractional input position that each of `length` output positions reads."""
     out = np.arange(length, dtype=np.float64)
     # The length that the scale asks for before it is rounded down: the transforms are written in it.
@@ -118,9 +116,7 @@ def _find_taps(
     return torch.from_numpy(clipped), torch.from_numpy(weights.astype(np.float32)), outside
 
 
-def _resample_axis(
-    x: Tensor, axis: int, taps: tuple[Tensor, Tensor, Tensor | None], extrapolation: float
-) -> Tensor:
+def _resample_axis(x: Tensor, axis: int, taps: tuple[Tensor, Tensor, Tensor | None], extrapolation: float) -> Tensor:
     positions, weights, outside = taps
     shape = (-1, *(1,) * (x.dim() - axis - 1))
     if len(positions) == 1:

@@ -55,9 +55,7 @@ def load_batch(dataset: Dataset, preprocessing: Preprocessing, indices: Indices)
     if dataset.is_preprocessed:
         return _make_batch(dataset, chosen, _load_as_is(dataset, preprocessing, chosen))
     names = [dataset.name_of(index) for index in chosen]
-    return _make_batch(
-        dataset, chosen, preprocessing.stack_fitted(fit_images(dataset, preprocessing, chosen), names)
-    )
+    return _make_batch(dataset, chosen, preprocessing.stack_fitted(fit_images(dataset, preprocessing, chosen), names))
 
 
 def iterate_batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
@@ -94,9 +92,7 @@ def iterate_batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: 
     try:
         for indices in ranges:
             parts = [part for part in np.array_split(indices, workers) if len(part)]
-            pending.append(
-                (indices, [pool.submit(fit_images, dataset, preprocessing, part) for part in parts])
-            )
+            pending.append((indices, [pool.submit(fit_images, dataset, preprocessing, part) for part in parts]))
             if len(pending) > _BATCHES_AHEAD:
                 yield _collect(dataset, preprocessing, *pending.popleft())
         while pending:
@@ -105,9 +101,7 @@ def iterate_batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def fit_images(
-    dataset: Dataset, preprocessing: Preprocessing, indices: NDArray[np.int64]
-) -> list[NDArray[np.uint8]]:
+def fit_images(dataset: Dataset, preprocessing: Preprocessing, indices: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
     """Decode, resize and crop some images: RGB, each uint8 `[height, width, 3]`."""
     # One at a time, so that large originals don't pile up before they are made small.
     return [
@@ -128,9 +122,7 @@ def _collect(
     return _make_batch(dataset, indices, preprocessing.stack_fitted(fitted, names))
 
 
-def _load_as_is(
-    dataset: Dataset, preprocessing: Preprocessing, indices: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _load_as_is(dataset: Dataset, preprocessing: Preprocessing, indices: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return a float source's items, checked against the model's input."""
     check_sample_shape(dataset, preprocessing)
     return np.asarray(dataset.load(indices), dtype=np.float32)
@@ -148,9 +140,7 @@ def check_sample_shape(dataset: Dataset, preprocessing: Preprocessing) -> None:
     """
     shape = dataset.sample_shape or ()
     if preprocessing.name != "none":
-        raise DataError(
-            f"{quote(dataset.source)} holds floats, which can't be preprocessed; expected uint8 images."
-        )
+        raise DataError(f"{quote(dataset.source)} holds floats, which can't be preprocessed; expected uint8 images.")
     preprocessing.check_shape((len(dataset), *shape), str(dataset.source))
 
 

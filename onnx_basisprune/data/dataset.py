@@ -80,9 +80,7 @@ class Dataset:
             ConfigError: `count` is below 1.
         """
         if count < 1:
-            raise ConfigError(
-                f"{count} images can't be drawn from {quote(self.source)}; expected at least 1."
-            )
+            raise ConfigError(f"{count} images can't be drawn from {quote(self.source)}; expected at least 1.")
         if count >= len(self):
             return self
         generator = np.random.default_rng(seed)
@@ -201,9 +199,7 @@ def _share_evenly(count: int, sizes: NDArray[np.int64], generator: np.random.Gen
     return quotas
 
 
-def _share_in_proportion(
-    count: int, sizes: NDArray[np.int64], generator: np.random.Generator
-) -> NDArray[np.int64]:
+def _share_in_proportion(count: int, sizes: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
     """Share `count` over groups by their sizes (largest remainder, ties at random)."""
     exact = sizes * (count / int(sizes.sum()))
     quotas: NDArray[np.int64] = np.minimum(np.floor(exact + 1e-9).astype(np.int64), sizes)
@@ -218,9 +214,7 @@ def _choose(
     members: list[NDArray[np.int64]], quotas: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """Choose `quotas[i]` of `members[i]` at random, without replacement."""
-    picks = [
-        generator.choice(group, quota, replace=False) for group, quota in zip(members, quotas, strict=True)
-    ]
+    picks = [generator.choice(group, quota, replace=False) for group, quota in zip(members, quotas, strict=True)]
     return np.concatenate(picks)
 
 
@@ -250,17 +244,12 @@ def open_dataset(path: Path, labels: Path | None = None) -> Dataset:
             indices = None
         return Dataset(path, indices, class_names, files, np.arange(len(files), dtype=np.int64))
     if not path.exists():
-        raise DataError(
-            f"{quote(path)} doesn't exist; expected a folder of images or an .npz: check the path."
-        )
+        raise DataError(f"{quote(path)} doesn't exist; expected a folder of images or an .npz: check the path.")
     if path.suffix.lower() != ".npz":
-        raise DataError(
-            f"{quote(path)} is neither a folder nor an .npz; expected a folder of images or an .npz."
-        )
+        raise DataError(f"{quote(path)} is neither a folder nor an .npz; expected a folder of images or an .npz.")
     if labels is not None:
         raise ConfigError(
-            f"--labels is for folders, but {quote(path)} is an .npz; expected its labels inside, as array "
-            "'y'."
+            f"--labels is for folders, but {quote(path)} is an .npz; expected its labels inside, as array 'y'."
         )
     x, y = read_npz(path)
     return Dataset(path, y, None, x, np.arange(len(x), dtype=np.int64))

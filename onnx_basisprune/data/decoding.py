@@ -87,8 +87,7 @@ def decode_image(path: Path) -> NDArray[np.uint8]:
             return _convert_to_rgb(ImageOps.exif_transpose(image), str(image.format))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
-            f"{quote(path)}: {error}; expected an image below Pillow's pixel limit: shrink the image or "
-            "remove it."
+            f"{quote(path)}: {error}; expected an image below Pillow's pixel limit: shrink the image or remove it."
         ) from error
     except UnidentifiedImageError as error:
         raise DataError(
@@ -96,9 +95,7 @@ def decode_image(path: Path) -> NDArray[np.uint8]:
             "replace or remove the file."
         ) from error
     except _DECODING_ERRORS as error:
-        raise DataError(
-            f"{quote(path)} can't be decoded ({_tell(error)}): replace or remove the file."
-        ) from error
+        raise DataError(f"{quote(path)} can't be decoded ({_tell(error)}): replace or remove the file.") from error
 
 
 def _tell(error: BaseException) -> str:

@@ -152,8 +152,7 @@ def _try_candidates(candidates: list[Preprocessing], probe: Dataset, predict: Pr
         for candidate, parts in zip(candidates, scores, strict=True):
             parts.append(_predict_rows(predict, candidate.stack_fitted(fitted, names)))
     return [
-        _judge(candidate, np.concatenate(parts), probe)
-        for candidate, parts in zip(candidates, scores, strict=True)
+        _judge(candidate, np.concatenate(parts), probe) for candidate, parts in zip(candidates, scores, strict=True)
     ]
 
 

@@ -60,8 +60,7 @@ def read_input_shape(spec: TensorSpec, layout: Layout | None) -> InputShape:
     """
     if spec.dtype not in _FLOAT_DTYPES and spec.dtype != "uint8":
         raise ModelError(
-            f"Input {quote(spec.name)} is {spec.dtype}; expected floats or uint8: only image classifiers are "
-            "taken."
+            f"Input {quote(spec.name)} is {spec.dtype}; expected floats or uint8: only image classifiers are taken."
         )
     shape = (None,) * 4 if spec.shape is None else spec.shape
     if len(shape) != 4:

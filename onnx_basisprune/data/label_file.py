@@ -30,9 +30,7 @@ def read_label_file(path: Path) -> dict[str, int]:
         reason = error.strerror or type(error).__name__
         raise DataError(f"--labels {quote(path)} can't be read ({reason}): check the path.") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"--labels {quote(path)} isn't valid JSON ({quote(error)}): correct the file."
-        ) from error
+        raise DataError(f"--labels {quote(path)} isn't valid JSON ({quote(error)}): correct the file.") from error
     if not isinstance(content, dict):
         raise DataError(
             f"--labels {quote(path)} holds a JSON {type(content).__name__}; expected an object from folder "

@@ -47,9 +47,7 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         with path.open("rb") as stream:
             archive = np.load(stream, allow_pickle=False)
             if isinstance(archive, np.ndarray):
-                raise DataError(
-                    f"{quote(path)} is a bare .npy; expected an .npz with 'x': write it with numpy.savez."
-                )
+                raise DataError(f"{quote(path)} is a bare .npy; expected an .npz with 'x': write it with numpy.savez.")
             arrays = {name: archive[name] for name in ("x", "y") if name in archive}
     except _READING_ERRORS as error:
         raise DataError(
@@ -69,9 +67,7 @@ def _check_inputs(path: Path, x: NDArray[Any]) -> None:
         raise DataError(f"{quote(path)}: x has the shape {list(x.shape)}; expected at least one image.")
     if np.issubdtype(x.dtype, np.floating):
         if x.ndim < 2:
-            raise DataError(
-                f"{quote(path)}: x has the shape {list(x.shape)}; expected [N, ...] model inputs."
-            )
+            raise DataError(f"{quote(path)}: x has the shape {list(x.shape)}; expected [N, ...] model inputs.")
         return
     if x.dtype != np.uint8:
         raise DataError(
@@ -88,9 +84,7 @@ def _check_inputs(path: Path, x: NDArray[Any]) -> None:
 def _read_classes(path: Path, y: NDArray[Any], count: int) -> NDArray[np.int64]:
     """Return `y` as class indices, int64 `[count]`."""
     if y.shape[:1] != (count,):
-        raise DataError(
-            f"{quote(path)}: y has the shape {list(y.shape)} for {count} images; expected one label each."
-        )
+        raise DataError(f"{quote(path)}: y has the shape {list(y.shape)} for {count} images; expected one label each.")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2 and y.shape[1] and (np.issubdtype(y.dtype, np.number) or y.dtype == np.bool_):
@@ -102,12 +96,9 @@ def _read_classes(path: Path, y: NDArray[Any], count: int) -> NDArray[np.int64]:
         return np.asarray(y.argmax(axis=1), dtype=np.int64)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise DataError(
-            f"{quote(path)}: y is {quote(y.dtype)} {list(y.shape)}; expected integer class indices [N] or "
-            "one-hot rows."
+            f"{quote(path)}: y is {quote(y.dtype)} {list(y.shape)}; expected integer class indices [N] or one-hot rows."
         )
     wrong = np.flatnonzero((y < 0) | (y >= 2**31))
     if len(wrong):
-        raise DataError(
-            f"{quote(path)}: y[{wrong[0]}] is {y[wrong[0]]}; expected a class index of 0 or more."
-        )
+        raise DataError(f"{quote(path)}: y[{wrong[0]}] is {y[wrong[0]]}; expected a class index of 0 or more.")
     return np.asarray(y, dtype=np.int64)

@@ -62,9 +62,7 @@ def resolve_preprocessing(config: PreprocessConfig, spec: TensorSpec, preset: st
     std = _choose_values("--std", config.std, base.std, base, color, channels)
     scale = base.scale if config.scale is None else config.scale
     if not (np.isfinite(scale) and scale > 0) or not all(np.isfinite(s) and s > 0 for s in std):
-        raise ConfigError(
-            f"--scale is {scale:g} and --std {', '.join(f'{s:g}' for s in std)}; expected all over 0."
-        )
+        raise ConfigError(f"--scale is {scale:g} and --std {', '.join(f'{s:g}' for s in std)}; expected all over 0.")
     if not np.isfinite(mean).all():
         raise ConfigError(f"--mean is {', '.join(f'{m:g}' for m in mean)}; expected finite numbers.")
     return Preprocessing(
@@ -89,9 +87,7 @@ def _choose_color(config: PreprocessConfig, shape: InputShape, preset: str) -> C
         return "gray" if shape.channels == 1 else PRESETS[preset].color
     if shape.channels is not None and (color == "gray") != (shape.channels == 1):
         expected = "gray" if shape.channels == 1 else "rgb or bgr"
-        raise ConfigError(
-            f"--color {color} doesn't fit a model of {shape.channels} channels; expected {expected}."
-        )
+        raise ConfigError(f"--color {color} doesn't fit a model of {shape.channels} channels; expected {expected}.")
     return color
 
 
@@ -109,9 +105,7 @@ def _choose_values(
             return (float(np.mean(usual)),)
         return usual if color == base.color else usual[::-1]
     if len(given) not in (1, channels):
-        raise ConfigError(
-            f"{option} has {len(given)} numbers for {channels} channels; expected 1 or {channels}."
-        )
+        raise ConfigError(f"{option} has {len(given)} numbers for {channels} channels; expected 1 or {channels}.")
     return tuple(float(value) for value in given) * (channels // len(given))
 
 

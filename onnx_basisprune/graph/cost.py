@@ -15,7 +15,8 @@ from onnx import ModelProto
 
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.shapes import Shape, infer_shapes
-from onnx_basisprune.planning.types import Operation, Program
+from onnx_basisprune.planning.allocation import Price
+from onnx_basisprune.planning.types import ConvLayer, Operation, Program
 
 MacCounter = Callable[[Operation, Sequence[Shape], Sequence[Shape]], int]
 
@@ -49,6 +50,10 @@ class ModelCost:
     nodes: tuple[NodeCost, ...]
 
 
+# Counters share one signature; few need all of it.
+# ruff: noqa: ARG001
+
+
 def _count_conv(operation: Operation, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     # Every output element takes one multiply-add per weight of its filter.
     return prod(outputs[0]) * prod(inputs[1][1:])
@@ -79,7 +84,16 @@ def _count_einsum(operation: Operation, inputs: Sequence[Shape], outputs: Sequen
     return prod(sizes.values())
 
 
+def _count_attention(operation: Operation, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    # Q Kᵀ and its product with V; heads side by side ([n, s, heads·d]) or apart ([n, heads, s, d]).
+    queries, keys, values = inputs[:3]
+    heads = queries[0] if len(queries) == 3 else queries[0] * queries[1]
+    per_key = queries[-1] + outputs[0][-1] if len(queries) == 3 else queries[-1] + values[-1]
+    return heads * queries[-2] * keys[-2] * per_key
+
+
 MAC_COUNTERS: dict[str, MacCounter] = {
+    "Attention": _count_attention,
     "Conv": _count_conv,
     "ConvTranspose": _count_conv_transpose,
     "Einsum": _count_einsum,
@@ -88,18 +102,40 @@ MAC_COUNTERS: dict[str, MacCounter] = {
 }
 
 
+# Activations, normalisations, pooling and data movement, free by convention.
+FREE_OPS = frozenset(
+    {
+        "Abs", "Acos", "Acosh", "Add", "AffineGrid", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan",
+        "Atanh", "AveragePool", "BatchNormalization", "BitShift", "BitwiseAnd", "BitwiseNot",
+        "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Compress", "Concat",
+        "Constant", "ConstantOfShape", "Cos", "Cosh", "CumProd", "CumSum", "DepthToSpace", "Div",
+        "Dropout", "Elu", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather",
+        "GatherElements", "GatherND", "Gelu", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool",
+        "Greater", "GreaterOrEqual", "GridSample", "GroupNormalization", "HardSigmoid", "HardSwish",
+        "Hardmax", "Identity", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization",
+        "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "LpNormalization", "LpPool", "Max",
+        "MaxPool", "Mean", "MeanVarianceNormalization", "Min", "Mish", "Mod", "Mul", "Neg", "NonZero",
+        "Not", "OneHot", "Or", "PRelu", "Pad", "Pow", "RMSNormalization", "Range", "Reciprocal",
+        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+        "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize",
+        "RotaryEmbedding", "Round", "Scatter", "ScatterElements", "ScatterND", "Selu", "Shape",
+        "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "Softmax", "Softplus", "Softsign",
+        "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tan", "Tanh",
+        "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Upsample", "Where",
+        "Xor",
+    }
+)  # fmt: skip
+
+
 def measure_cost(
     model: ModelProto,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
-    *,
-    free_ops: frozenset[str] | None = None,
 ) -> ModelCost:
     """Count a model's multiply-adds for one image, and its parameters.
 
     Args:
         model: A checked model.
         input_shapes: Shapes of dynamic inputs, see `infer_shapes`; the first dimension is the batch.
-        free_ops: op_types that cost nothing by convention; `None` for `FREE_OPS`.
 
     Returns:
         Totals and a row per node, in graph order. Shapes with a fixed batch are counted per image.
@@ -107,10 +143,9 @@ def measure_cost(
     program = extract_program(model)
     shapes = infer_shapes(model, input_shapes)
     batch = _read_batch(program, shapes)
-    free = FREE_OPS if free_ops is None else free_ops
     rows, uncounted, counted = [], set(), set[str]()
     for operation in program.operations:
-        macs = _count_macs(operation, shapes, free)
+        macs = _count_macs(operation, shapes)
         if macs is None:
             uncounted.add(operation.op_type)
         output_shape = shapes.get(operation.outputs[0]) if operation.outputs else None
@@ -137,13 +172,13 @@ def _read_batch(program: Program, shapes: Mapping[str, Shape]) -> int:
     return max(1, shape[0]) if len(shape) > 1 else 1
 
 
-def _count_macs(operation: Operation, shapes: Mapping[str, Shape], free: frozenset[str]) -> int | None:
+def _count_macs(operation: Operation, shapes: Mapping[str, Shape]) -> int | None:
     """Return one node's multiply-adds, `None` where its op or its shapes aren't known."""
     if operation.domain != "":
         return None
     counter = MAC_COUNTERS.get(operation.op_type)
     if counter is None:
-        return 0 if operation.op_type in free else None
+        return 0 if operation.op_type in FREE_OPS else None
     try:
         inputs = [shapes[name] for name in operation.inputs if name]
         return counter(operation, inputs, [shapes[name] for name in operation.outputs if name])
@@ -164,4 +199,29 @@ def _count_parameters(operation: Operation, program: Program, counted: set[str])
     return total
 
 
-FREE_OPS: frozenset[str] = frozenset()
+def make_mac_price(cost: ModelCost) -> Price:
+    """Return the price of a Conv's forms in multiply-adds for one image.
+
+    Args:
+        cost: Of the normalised model; every Conv that is priced must have its MACs counted.
+    """
+    macs = {node.name: node.macs or 0 for node in cost.nodes}
+
+    def price(layer: ConvLayer, rank: int | None) -> int:
+        positions = macs[layer.name] // (layer.fan_in * layer.out_channels)
+        return positions * _count_weights(layer, rank)
+
+    return price
+
+
+def price_parameters(layer: ConvLayer, rank: int | None) -> int:
+    """Return the parameters of a Conv's form: a pair always has a bias."""
+    has_bias = rank is not None or bool(layer.bias)
+    return _count_weights(layer, rank) + (layer.out_channels if has_bias else 0)
+
+
+def _count_weights(layer: ConvLayer, rank: int | None) -> int:
+    """Return `r·(K + C_out)` for a pair, `K·C_out` for a Conv."""
+    if rank is None:
+        return layer.fan_in * layer.out_channels
+    return rank * (layer.fan_in + layer.out_channels)

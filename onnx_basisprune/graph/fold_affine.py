@@ -110,7 +110,8 @@ def _read_channel_vector(value: NDArray[np.floating], channels: int, rank: int) 
     shape = (1,) * (rank - value.ndim) + value.shape
     if any(size != 1 for axis, size in enumerate(shape) if axis != 1) or shape[1] not in (1, channels):
         return None
-    return np.broadcast_to(value.astype(np.float64).reshape(-1), (channels,)).copy()
+    vector: NDArray[np.float64] = np.broadcast_to(value.astype(np.float64).reshape(-1), (channels,)).copy()
+    return vector
 
 
 def _apply_affine(
@@ -128,7 +129,11 @@ def _apply_affine(
     folded_weight = (scale.reshape(-1, *(1,) * (W.ndim - 1)) * W).astype(weight.dtype)
     folded_bias = (scale * b + shift).astype(weight.dtype)
     bias_name = conv.inputs[2].name if has_bias else make_unique(f"{weight.name}.bias", taken)
-    conv.inputs = [conv.inputs[0], gs.Constant(weight.name, folded_weight), gs.Constant(bias_name, folded_bias)]
+    conv.inputs = [
+        conv.inputs[0],
+        gs.Constant(weight.name, folded_weight),
+        gs.Constant(bias_name, folded_bias),
+    ]
     output = reader.outputs[0]
     reader.inputs.clear()
     reader.outputs.clear()

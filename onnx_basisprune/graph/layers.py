@@ -62,7 +62,10 @@ def _describe_conv(
     if operation.op_type == "Conv":
         out_channels, fan_in = values.shape[0], int(np.prod(values.shape[1:]))
     else:
-        out_channels, fan_in = values.shape[1] * group, values.shape[0] // group * int(np.prod(values.shape[2:]))
+        out_channels, fan_in = (
+            values.shape[1] * group,
+            values.shape[0] // group * int(np.prod(values.shape[2:])),
+        )
     layer = ConvLayer(operation.name, operation.op_type, weight, bias, out_channels, fan_in)
     known_bias = not bias or bias in program.initializers
     reason = _find_obstacle(layer, values.shape, group, str(values.dtype), known_bias, exclude, overridable)

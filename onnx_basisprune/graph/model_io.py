@@ -109,10 +109,8 @@ def serialize_model(model: ModelProto) -> bytes:
         ModelError: It is larger than protobuf's 2 GiB.
     """
     if model.ByteSize() > _PROTOBUF_LIMIT:
-        raise ModelError(
-            "The model is over 2 GiB, more than one ONNX file can hold: compress a smaller part."
-        )
-    return model.SerializeToString(deterministic=True)
+        raise ModelError("The model is over 2 GiB, more than one ONNX file can hold: compress a smaller part.")
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _first_line(error: BaseException) -> str:

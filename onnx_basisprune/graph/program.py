@@ -27,9 +27,7 @@ def extract_program(model: ModelProto) -> Program:
     graph = model.graph
     names = {tensor.name for tensor in graph.initializer}
     return Program(
-        operations=tuple(
-            extract_operation(node, versions, position) for position, node in enumerate(graph.node)
-        ),
+        operations=tuple(extract_operation(node, versions, position) for position, node in enumerate(graph.node)),
         initializers={tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer},
         inputs=tuple(describe_value(value) for value in graph.input if value.name not in names),
         outputs=tuple(describe_value(value) for value in graph.output),

@@ -16,9 +16,7 @@ Shape = tuple[int, ...]
 _LARGEST_SHAPE_OPERAND = 4096
 
 
-def infer_shapes(
-    model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None
-) -> dict[str, Shape]:
+def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
     """Return the shape of every tensor for which ONNX can tell it.
 
     Args:

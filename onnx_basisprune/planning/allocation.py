@@ -1,23 +1,25 @@
 """Which component of which layer goes: lower convex hulls, walked by loss per cost saved (METHOD section 3).
 
-Every layer offers points (cost, loss): undecomposed at loss 0, or its best `r` components at the loss of
-those removed. On the lower convex hull of these points each step to the next cheaper point has a slope, loss added per cost
-saved; slopes grow along the hull, so taking all steps of all layers in the order of their slopes gives at every budget the
-least total loss that hull points can give.
+Every layer offers points (cost, loss): undecomposed at loss 0, or its best `r` components at the loss of those
+removed. On the lower convex hull of these points each step to the next cheaper point has a slope, loss added per cost
+saved; slopes grow along the hull, so taking all steps of all layers in the order of their slopes gives at every
+budget the least total loss that hull points can give.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_basisprune.planning.types import ConvLayer, Plan
 
-# price(layer, in_channels, rank, out_channels) -> cost in the budget's unit; rank None is undecomposed.
-Price = Callable[[ConvLayer, int, int | None, int], float]
+# price(layer, rank) -> cost in the budget's unit; rank None is undecomposed. A layer whose neighbours shrank is
+# priced as a copy with its new `fan_in` and `out_channels`.
+Price = Callable[[ConvLayer, "int | None"], float]
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,20 @@ class Allocation:
     reached: bool
 
 
-def list_choices(layer: ConvLayer, in_channels: int, scores: NDArray[np.float64], price: Price) -> LayerChoice:
+def list_choices(layer: ConvLayer, scores: NDArray[np.float64], price: Price) -> LayerChoice:
     """Return a layer's admissible forms: only those ranks whose pair is cheaper than the Conv itself.
 
     Args:
         layer: The Conv.
-        in_channels: Its input channels, handed to `price`.
         scores: `[components]`, the loss that removing each component adds.
         price: What a form costs, in the budget's unit.
     """
     ordered = np.sort(scores)[::-1]
     # lost[r]: the sum of all but the r best scores, summed from the small end to keep their digits.
     lost = np.concatenate([np.cumsum(ordered[::-1])[::-1], [0.0]])
-    ranks, costs, losses = [-1], [price(layer, in_channels, None, layer.out_channels)], [0.0]
+    ranks, costs, losses = [-1], [price(layer, None)], [0.0]
     for rank in range(len(scores), 0, -1):
-        cost = price(layer, in_channels, rank, layer.out_channels)
+        cost = price(layer, rank)
         if cost < costs[-1]:
             ranks.append(rank)
             costs.append(cost)
@@ -118,7 +119,7 @@ def allocate_ranks(
     steps = [
         _Step(_slope(choices[name], start, end), name, start, end)
         for name in choices
-        for start, end in _pair_up(find_hull(choices[name]))
+        for start, end in pairwise(find_hull(choices[name]).tolist())
     ]
     for step in sorted(steps, key=lambda step: step.slope):
         if cost <= budget:
@@ -138,11 +139,6 @@ def allocate_ranks(
         if point > 0:
             components[name] = select_best(scores[name], int(choices[name].ranks[point]))
     return Allocation(Plan(components), losses, cost <= budget)
-
-
-def _pair_up(hull: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return neighbouring pairs of hull points."""
-    return [(int(start), int(end)) for start, end in zip(hull[:-1], hull[1:], strict=True)]
 
 
 def select_best(scores: NDArray[np.float64], rank: int) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """Bases of a Conv's output (METHOD sections 1 and 2).
 
 A Conv is the linear map `y = W x + b` with `W [C_out, K]`. A basis is a pair of maps with `y - b ≈ A R (y - b)`; the
-rows of `R W` are its basis filters. Where `C_out > K`, `y - b` lives in the K dimensions of the thin SVD `W = U D Vᵀ`, and
-all is done on `t = Uᵀ(y - b)`.
+rows of `R W` are its basis filters. Where `C_out > K`, `y - b` lives in the K dimensions of the thin SVD
+`W = U D Vᵀ`, and all is done on `t = Uᵀ(y - b)`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def find_reduced_space(W: FloatMatrix) -> ReducedSpace | None:
     if W.shape[0] <= W.shape[1]:
         return None
     U, D, _ = np.linalg.svd(W, full_matrices=False)
-    keep = D > _SMALLEST_FILTER * max(D[0], np.finfo(np.float64).tiny)
+    keep = D > _SMALLEST_FILTER * max(D[0], np.finfo(np.float64).tiny)  # noqa: SIM300
     keep[0] = True
     return ReducedSpace(U[:, keep], D[keep])
 

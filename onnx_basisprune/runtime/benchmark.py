@@ -87,9 +87,7 @@ class _CpuClocks:
         import psutil
 
         system, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        busy = sum(
-            getattr(system, field, 0.0) for field in ("user", "nice", "system", "irq", "softirq", "steal")
-        )
+        busy = sum(getattr(system, field, 0.0) for field in ("user", "nice", "system", "irq", "softirq", "steal"))
         return perf_counter(), busy, own.user + own.system
 
     def count_disturbed_cores(self) -> float:
@@ -234,9 +232,7 @@ def _divide(part: float, whole: float) -> float:
     return min(1.0, part / whole) if whole > 0 else 1.0
 
 
-def _find_warnings(
-    speedup: Speedup | None, rounds: int, others: float, settings: BenchmarkSettings
-) -> tuple[str, ...]:
+def _find_warnings(speedup: Speedup | None, rounds: int, others: float, settings: BenchmarkSettings) -> tuple[str, ...]:
     """Return what makes the figures doubtful, each as a readable line."""
     warnings = []
     if rounds < settings.min_rounds:

@@ -160,9 +160,7 @@ def evaluate(
         if progress is not None:
             progress(len(batch.x))
     if not classes:
-        raise DataError(
-            "There are no images to evaluate on; give a folder or an .npz with at least one image."
-        )
+        raise DataError("There are no images to evaluate on; give a folder or an .npz with at least one image.")
     known = [y for y in labels if y is not None]
     if known and len(known) != len(labels):
         raise DataError("Only some of the images have labels; label all of them or none.")
@@ -178,8 +176,7 @@ def _check_labels(y: NDArray[Any], n: int, class_count: int) -> NDArray[np.int64
     """Return labels as int64 `[n]`, or refuse those that aren't class indices of the model."""
     if y.shape != (n,) or y.dtype.kind not in "iu":
         raise DataError(
-            f"Labels are {y.dtype} of shape {list(y.shape)} for {n} images; expected one "
-            "whole class index each."
+            f"Labels are {y.dtype} of shape {list(y.shape)} for {n} images; expected one whole class index each."
         )
     if n and (y.min() < 0 or y.max() >= class_count):
         wrong = f"smallest label is {y.min()}" if y.min() < 0 else f"largest label is {y.max()}"
@@ -246,9 +243,7 @@ def compare(original: Predictions, compressed: Predictions) -> Interval:
     else:
         was_right = original.classes == original.labels
         is_right = compressed.classes == original.labels
-        drop = compute_paired_interval(
-            int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum()), n
-        )
+        drop = compute_paired_interval(int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum()), n)
     return Interval(100 * drop.estimate, 100 * drop.low, 100 * drop.high)
 
 

@@ -50,14 +50,11 @@ def draw_input(
         values = rng.integers(0, min(int(np.iinfo(dtype).max), 255) + 1, size=shape)
         return {spec.name: values.astype(dtype)}
     raise ModelError(
-        f"Input {quote(spec.name)} is {quote(spec.dtype)}; expected floating-point or whole numbers, "
-        "as images are."
+        f"Input {quote(spec.name)} is {quote(spec.dtype)}; expected floating-point or whole numbers, as images are."
     )
 
 
-def _resolve_shape(
-    spec: TensorSpec, batch_size: int | None, image_shape: Sequence[int] | None
-) -> tuple[int, ...]:
+def _resolve_shape(spec: TensorSpec, batch_size: int | None, image_shape: Sequence[int] | None) -> tuple[int, ...]:
     """Return the input's shape with every open dimension filled in."""
     name, wanted = quote(spec.name), None if image_shape is None else tuple(image_shape)
     declared = spec.shape

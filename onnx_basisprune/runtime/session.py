@@ -39,9 +39,7 @@ class Session:
         ModelError: onnxruntime can't read the model or has no kernel for one of its operators.
     """
 
-    def __init__(
-        self, model: bytes | Path, *, threads: int | None = None, spin_between_runs: bool = True
-    ) -> None:
+    def __init__(self, model: bytes | Path, *, threads: int | None = None, spin_between_runs: bool = True) -> None:
         import onnxruntime
 
         self._label = "the model" if isinstance(model, bytes) else quote(model)
@@ -60,9 +58,7 @@ class Session:
         shape = self.inputs[0].shape if self.inputs else None
         self.fixed_batch = shape[0] if shape else None
 
-    def run(
-        self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
-    ) -> list[NDArray[Any]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """Run the model once.
 
         Args:

@@ -144,9 +144,7 @@ def test_intermediates_are_freed_after_their_last_reader() -> None:
     chain = "x0 = Relu (x)\n" + "\n".join(f"x{i + 1} = Relu (x{i})" for i in range(5))
     executor = Executor(
         parse_program(
-            '<ir_version: 8, opset_import: ["" : 17]>\nchain (float[N] x) => (float[N] x5) {\n'
-            + chain
-            + "\n}"
+            '<ir_version: 8, opset_import: ["" : 17]>\nchain (float[N] x) => (float[N] x5) {\n' + chain + "\n}"
         )
     )
     alive: list[weakref.ref[torch.Tensor]] = []

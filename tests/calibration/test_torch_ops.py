@@ -38,8 +38,7 @@ def is_in_scope(case: Any) -> bool:
         return False
     values = [value for inputs, outputs in case.data_sets for value in (*inputs, *outputs)]
     return all(
-        isinstance(value, (np.ndarray, np.generic)) and np.asarray(value).dtype.name in TYPES
-        for value in values
+        isinstance(value, (np.ndarray, np.generic)) and np.asarray(value).dtype.name in TYPES for value in values
     )
 
 

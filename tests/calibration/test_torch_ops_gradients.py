@@ -123,9 +123,7 @@ def test_gradient_agrees_with_finite_differences(name: str) -> None:
 
 
 def test_global_max_pool_sends_the_gradient_to_one_of_equal_maxima() -> None:
-    executor = Executor(
-        Program((Operation("pool", "GlobalMaxPool", "", 17, ("x",), ("y",), {}),), {}, (), ())
-    )
+    executor = Executor(Program((Operation("pool", "GlobalMaxPool", "", 17, ("x",), ("y",), {}),), {}, (), ()))
     x = torch.ones(1, 2, 2, 2, requires_grad=True)
     executor.run({"x": x}, ["y"])["y"].sum().backward()
     assert x.grad is not None

@@ -260,12 +260,8 @@ BUILDERS: dict[str, Callable[[int], Case]] = {
     "RotaryEmbedding": lambda _: Case([real(2, 3, 5, 4), real(2, 5, 2), real(2, 5, 2, low=-1.0)]),
     "AffineGrid": lambda _: Case([real(2, 2, 3), whole(2, 3, 4, 5)]),
     "And": lambda _: Case([flags(2, 3), flags(2, 3, seed=1)]),
-    "ArgMax": lambda v: Case(
-        [np.float32([[1, 3, 3]])], {"axis": 1, **({"select_last_index": 1} if v >= 12 else {})}
-    ),
-    "ArgMin": lambda v: Case(
-        [np.float32([[1, 1, 3]])], {"axis": 1, **({"select_last_index": 1} if v >= 12 else {})}
-    ),
+    "ArgMax": lambda v: Case([np.float32([[1, 3, 3]])], {"axis": 1, **({"select_last_index": 1} if v >= 12 else {})}),
+    "ArgMin": lambda v: Case([np.float32([[1, 1, 3]])], {"axis": 1, **({"select_last_index": 1} if v >= 12 else {})}),
     "AveragePool": lambda v: build_pool("AveragePool", v),
     "BatchNormalization": build_batch_norm,
     "BitShift": lambda _: Case([np.uint8([16, 4, 255]), np.uint8([1, 2, 3])], {"direction": "RIGHT"}),
@@ -350,10 +346,7 @@ BUILDERS: dict[str, Callable[[int], Case]] = {
         name: (lambda v: Case([real(2, 3, 4), *((real(3, 1), real(4)) if v >= 8 else (real(2, 3, 4),))]))
         for name in VARIADIC
     },
-    **{
-        name: (lambda _, ends=ends: Case([real(2, 3, low=ends[0], high=ends[1])]))
-        for name, ends in UNARY.items()
-    },
+    **{name: (lambda _, ends=ends: Case([real(2, 3, low=ends[0], high=ends[1])])) for name, ends in UNARY.items()},
 }
 for _name, _attributes in WITH_ATTRIBUTES.items():
     BUILDERS.setdefault(_name, lambda _, attributes=_attributes: Case([IMAGE], dict(attributes)))
@@ -385,9 +378,7 @@ def make_model(op_type: str, opset: int, case: Case) -> tuple[onnx.ModelProto, d
         [node],
         "one_node",
         [
-            helper.make_tensor_value_info(
-                name, helper.np_dtype_to_tensor_dtype(np.asarray(array).dtype), array.shape
-            )
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.asarray(array).dtype), array.shape)
             for name, array in feeds.items()
         ],
         [helper.make_empty_tensor_value_info(name) for name in outputs],

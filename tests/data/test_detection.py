@@ -41,9 +41,7 @@ REAL_MODELS = [
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-@pytest.mark.parametrize(
-    ("model", "data", "preset"), REAL_MODELS, ids=lambda value: getattr(value, "stem", None)
-)
+@pytest.mark.parametrize(("model", "data", "preset"), REAL_MODELS, ids=lambda value: getattr(value, "stem", None))
 def test_real_models_get_the_preset_they_were_trained_with(
     model: Path, data: Path, preset: str, labelled: bool
 ) -> None:
@@ -157,9 +155,7 @@ def test_floats_are_fed_as_they_are_and_ignored_options_told() -> None:
         detect_preprocessing(floats, lambda x: x, wrong, AUTO)
 
 
-@pytest.mark.parametrize(
-    "result", [np.zeros(()), np.zeros((1, 10)), np.zeros((32, 0)), np.zeros((64, 10))], ids=str
-)
+@pytest.mark.parametrize("result", [np.zeros(()), np.zeros((1, 10)), np.zeros((32, 0)), np.zeros((64, 10))], ids=str)
 def test_scores_that_are_no_rows_per_image_are_refused(result: Any) -> None:
     with pytest.raises(ModelError, match=r"expected one row of class scores"):
         detect_preprocessing(_make(), lambda _: result, SPEC, AUTO)

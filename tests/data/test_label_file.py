@@ -19,9 +19,7 @@ def _write(tmp_path: Path, text: str) -> Path:
 def test_the_most_specific_name_wins(tmp_path: Path) -> None:
     entries = {"cat": 1, "cat/odd/x.png": 2, "y.png": 3, "odd": 4, "cat/deep": 5}
     files = ["cat/a.png", "cat/odd/x.png", "cat/y.png", "cat/odd/z.png", "cat/deep/odd/w.png"]
-    assert match_labels(
-        read_label_file(_write(tmp_path, json.dumps(entries))), files, Path("l")
-    ).tolist() == [
+    assert match_labels(read_label_file(_write(tmp_path, json.dumps(entries))), files, Path("l")).tolist() == [
         1,
         2,
         3,

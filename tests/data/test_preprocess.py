@@ -16,9 +16,7 @@ from onnx_basisprune.errors import DataError
 from onnx_basisprune.planning.types import TensorSpec
 
 
-def _resolve(
-    *shape: int | None, preset: str = "raw", dtype: str = "float32", **options: Any
-) -> Preprocessing:
+def _resolve(*shape: int | None, preset: str = "raw", dtype: str = "float32", **options: Any) -> Preprocessing:
     return resolve_preprocessing(PreprocessConfig(**options), TensorSpec("input", dtype, shape), preset)
 
 

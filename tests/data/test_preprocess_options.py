@@ -78,9 +78,7 @@ def test_values_follow_the_colour_order() -> None:
 
 
 def test_options_override_the_preset() -> None:
-    preprocessing = _resolve(
-        _spec(1, 3, 8, 8), "imagenet", mean=(0.5,), std=(1, 2, 3), scale=0.25, color="bgr"
-    )
+    preprocessing = _resolve(_spec(1, 3, 8, 8), "imagenet", mean=(0.5,), std=(1, 2, 3), scale=0.25, color="bgr")
     assert preprocessing.mean == (0.5, 0.5, 0.5)
     assert preprocessing.std == (1.0, 2.0, 3.0)
     assert preprocessing.scale == 0.25

@@ -44,9 +44,7 @@ def run_fake_rounds(
 
 
 def test_models_take_turns_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    order, progress = run_fake_rounds(
-        monkeypatch, (0.1, 0.1), BenchmarkSettings(min_rounds=6, min_seconds=0.0)
-    )
+    order, progress = run_fake_rounds(monkeypatch, (0.1, 0.1), BenchmarkSettings(min_rounds=6, min_seconds=0.0))
     assert order == "abba" * 3
     assert progress == sorted(progress)
     assert progress[-1] == 1.0
@@ -142,9 +140,7 @@ def test_warns_where_figures_are_doubtful() -> None:
         (30.0, 20.0, 0.0),  # others took a core, but another one was idle
     ],
 )
-def test_finds_other_programs(
-    monkeypatch: pytest.MonkeyPatch, busy: float, own: float, disturbed: float
-) -> None:
+def test_finds_other_programs(monkeypatch: pytest.MonkeyPatch, busy: float, own: float, disturbed: float) -> None:
     readings = iter([(0.0, 100.0, 50.0), (10.0, 100.0 + busy, 50.0 + own)])
     monkeypatch.setattr(benchmark._CpuClocks, "_read", staticmethod(lambda: next(readings)))
     monkeypatch.setattr("psutil.cpu_count", lambda: 4)

@@ -95,9 +95,7 @@ def test_evaluation_does_not_depend_on_the_batches(size: int) -> None:
     assert predictions.labels.tolist() == y.tolist()
     best_five = np.argsort(-x, axis=1, kind="stable")[:, :5]
     assert predictions.top5_hit is not None
-    assert predictions.top5_hit.tolist() == [
-        int(label) in row for label, row in zip(y, best_five, strict=True)
-    ]
+    assert predictions.top5_hit.tolist() == [int(label) in row for label, row in zip(y, best_five, strict=True)]
 
 
 def test_equal_scores_count_in_order_of_class() -> None:

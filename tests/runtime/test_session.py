@@ -62,9 +62,7 @@ def test_casts_only_where_harmless() -> None:
     np.testing.assert_allclose(session.predict(x.astype(np.float64)), session.predict(x), rtol=0, atol=0)
     images = np.arange(6, dtype=np.uint8).reshape(2, 3)
     np.testing.assert_allclose(session.predict(images), images @ WEIGHT, rtol=1e-6)
-    whole = Session(
-        build_model("(uint8[N, 3] x) => (float[N, 2] y)", "f = Cast <to = 1> (x) y = MatMul (f, w)")
-    )
+    whole = Session(build_model("(uint8[N, 3] x) => (float[N, 2] y)", "f = Cast <to = 1> (x) y = MatMul (f, w)"))
     with pytest.raises(DataError, match="float32, but input 'x' of the model takes uint8"):
         whole.predict(x)
 

@@ -1,0 +1,86 @@
+"""What `inspect` tells about a model: its nodes, their cost, and which of them can be decomposed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from onnx_basisprune.errors import ConfigError
+from onnx_basisprune.graph.cost import ModelCost, NodeCost, measure_cost
+from onnx_basisprune.graph.layers import list_conv_layers
+from onnx_basisprune.graph.model_io import load_model, read_opset
+from onnx_basisprune.graph.normalize import normalize_model
+from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.planning.types import ConvLayer, TensorSpec
+from onnx_basisprune.results import Inspection, NodeInspection, TensorInfo
+
+
+def inspect_model(
+    path: Path, exclude: Collection[str] = (), input_shape: Sequence[int] | None = None
+) -> Inspection:
+    """Describe a model.
+
+    Args:
+        path: The ONNX file.
+        exclude: Names of nodes that are to be left as they are.
+        input_shape: Shape of the first input with the batch first; needed for the counts where the model
+            leaves height or width open.
+
+    Returns:
+        Totals, and a row per node of the normalised graph (batch normalisations folded, every node named).
+
+    Raises:
+        ModelError: The file can't be read, or `input_shape` doesn't fit the model.
+        ConfigError: `exclude` names a node that doesn't exist, or `input_shape` isn't positive.
+    """
+    if input_shape is not None and (not input_shape or min(input_shape) < 1):
+        raise ConfigError(f"--input-shape is {list(input_shape)}; expected whole numbers over 0.")
+    model = load_model(path)
+    program = extract_program(model)
+    normalized = normalize_model(model)
+    shapes = {program.inputs[0].name: input_shape} if program.inputs and input_shape is not None else None
+    cost = measure_cost(normalized, shapes)
+    return Inspection(
+        model=str(path),
+        file_bytes=path.stat().st_size,
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        opset=read_opset(model),
+        ir_version=model.ir_version,
+        inputs=tuple(_describe_tensor(spec) for spec in program.inputs),
+        outputs=tuple(_describe_tensor(spec) for spec in program.outputs),
+        macs=cost.macs,
+        parameters=measure_cost(model, shapes).parameters,
+        normalized_parameters=cost.parameters,
+        uncounted_ops=cost.uncounted_ops,
+        nodes=_describe_nodes(cost, list_conv_layers(normalized, exclude)),
+    )
+
+
+def _describe_tensor(spec: TensorSpec) -> TensorInfo:
+    """Return an input or output for the report."""
+    return TensorInfo(spec.name, spec.dtype, spec.shape)
+
+
+def _describe_nodes(cost: ModelCost, layers: Sequence[ConvLayer]) -> tuple[NodeInspection, ...]:
+    """Join each node's cost with what is known of its decomposition."""
+    by_name = {layer.name: layer for layer in layers}
+    return tuple(_describe_node(node, by_name.get(node.name)) for node in cost.nodes)
+
+
+def _describe_node(node: NodeCost, layer: ConvLayer | None) -> NodeInspection:
+    """Return one row."""
+    if layer is not None:
+        reason = layer.reason
+    else:
+        reason = f"{node.op_type} isn't decomposed" if node.macs != 0 else ""
+    return NodeInspection(
+        name=node.name,
+        op_type=node.op_type,
+        output_shape=node.output_shape,
+        parameters=node.parameters,
+        macs=node.macs,
+        full_rank=layer.full_rank if layer is not None else 0,
+        break_even_rank=layer.break_even_rank if layer is not None else 0,
+        eligible=layer is not None and not layer.reason,
+        reason=reason,
+    )

@@ -1,0 +1,168 @@
+"""What `evaluate` and `benchmark` do: accuracy on images, latency of one model or of two in turns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from onnx_basisprune.config import BenchmarkConfig, EvaluationConfig
+from onnx_basisprune.data.dataset import Dataset, open_dataset
+from onnx_basisprune.data.detection import Detection
+from onnx_basisprune.errors import DataError, quote
+from onnx_basisprune.opening import Images, Subject, open_images, open_subject, predict_all, probe_head
+from onnx_basisprune.progress import Progress, Silence
+from onnx_basisprune.results import BenchmarkReport, BenchmarkRun, EvaluationReport, ModelTiming
+from onnx_basisprune.runtime.baseline import check_above_chance
+from onnx_basisprune.runtime.benchmark import BenchmarkSettings, PairedLatency, benchmark_pair
+from onnx_basisprune.runtime.cold_start import measure_cold_start
+from onnx_basisprune.runtime.environment import describe_environment
+from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
+
+
+def evaluate_model(config: EvaluationConfig, progress: Progress | None = None) -> EvaluationReport:
+    """Measure how often a classifier is right on images, alone or beside the model that it was made from.
+
+    Args:
+        config: Every option.
+        progress: Told what goes on; the default is silence.
+
+    Returns:
+        Accuracy with its interval; with a reference also the agreement and the drop.
+
+    Raises:
+        BasispruneError: A model or the images can't be used, or there are neither labels nor a reference.
+    """
+    progress = progress or Silence()
+    dataset = open_dataset(config.data, config.labels)
+    if config.limit is not None:
+        dataset = dataset.draw(config.limit, config.seed)
+    if dataset.labels is None and config.reference is None:
+        raise DataError(
+            f"{quote(config.data)} has no labels, so there is no accuracy to measure: sort the images into one "
+            "folder per class, give --labels, or compare with another model by --reference."
+        )
+    subject = open_subject(config.model, config.threads)
+    # The preprocessing is a property of the original model: a worse one might do better with a wrong guess.
+    first = subject if config.reference is None else open_subject(config.reference, config.threads)
+    first, images, detection = _fit_images(first, dataset, config, progress)
+    warnings = list(detection.warnings)
+    reference = None
+    if config.reference is not None:
+        reference = predict_all(first, images, config.batch_size, "evaluating the reference", progress)
+        subject, images = _follow_reference(subject, first, images, detection, config)
+    else:
+        subject = first
+    predictions = predict_all(subject, images, config.batch_size, "evaluating", progress)
+    problem = check_above_chance(reference or predictions)
+    if problem is not None:
+        warnings.append(problem)
+        progress.warn(problem)
+    return EvaluationReport(
+        config=_describe_options(config),
+        environment=describe_environment(config.threads),
+        preprocess=detection.preset,
+        accuracy=summarize_accuracy(predictions, reference),
+        reference=None if reference is None else summarize_accuracy(reference),
+        drop_pp=None if reference is None else compare(reference, predictions),
+        warnings=tuple(warnings),
+    )
+
+
+def _fit_images(
+    subject: Subject, dataset: Dataset, config: EvaluationConfig, progress: Progress
+) -> tuple[Subject, Images, Detection]:
+    """Find the preprocessing for a model and settle its head."""
+    images, detection = open_images(subject, dataset, config, progress, config.seed)
+    return probe_head(subject, images), images, detection
+
+
+def _follow_reference(
+    subject: Subject, reference: Subject, images: Images, detection: Detection, config: EvaluationConfig
+) -> tuple[Subject, Images]:
+    """Give the model the reference's preprocessing, fitted to its own input where that differs."""
+    if (subject.input.dtype, subject.input.shape) == (reference.input.dtype, reference.input.shape):
+        return probe_head(subject, images), images
+    preset = config.preprocess if images.dataset.is_preprocessed else detection.preset
+    subject, images, _ = _fit_images(subject, images.dataset, replace(config, preprocess=preset), Silence())
+    return subject, images
+
+
+def benchmark_models(config: BenchmarkConfig, progress: Progress | None = None) -> BenchmarkReport:
+    """Time one model, or two in turns, at every batch size and number of threads asked for.
+
+    Args:
+        config: Every option.
+        progress: Told what goes on; the default is silence.
+
+    Returns:
+        One run per combination, batch sizes outermost.
+
+    Raises:
+        BasispruneError: A model can't be loaded or run, or an option doesn't fit it.
+    """
+    progress = progress or Silence()
+    shape = config.input_shape
+    batch_sizes: tuple[int | None, ...] = config.batch_size or (shape[0] if shape else None,)
+    threads: tuple[int | None, ...] = config.threads or (None,)
+    runs = tuple(_time_models(config, size, count, progress) for size in batch_sizes for count in threads)
+    return BenchmarkReport(_describe_options(config), describe_environment(None), runs)
+
+
+def _time_models(
+    config: BenchmarkConfig, batch_size: int | None, threads: int | None, progress: Progress
+) -> BenchmarkRun:
+    """Time the models at one batch size and number of threads."""
+    stage = ", ".join(
+        ["benchmark"]
+        + ([] if batch_size is None else [f"batch {batch_size}"])
+        + ([] if threads is None else [f"{threads} threads"])
+    )
+    done = 0.0
+
+    def advance(fraction: float) -> None:
+        nonlocal done
+        progress.advance(fraction - done)
+        done = fraction
+
+    progress.start(stage, 1.0)
+    image_shape = None if config.input_shape is None else config.input_shape[1:]
+    settings = BenchmarkSettings(
+        threads, config.rounds, config.min_seconds, config.max_seconds, seed=config.seed
+    )
+    latency = benchmark_pair(
+        config.a, config.b, batch_size=batch_size, image_shape=image_shape, settings=settings, progress=advance
+    )
+    for warning in latency.warnings:
+        progress.warn(f"{stage}: {warning}")
+    a, b = _list_timings(latency)
+    if config.cold_start:
+        progress.start(f"cold start of {config.a.name}")
+        a = _add_cold_start(a, config.a, image_shape, threads)
+        if b is not None and config.b is not None:
+            progress.start(f"cold start of {config.b.name}")
+            b = _add_cold_start(b, config.b, image_shape, threads)
+    return BenchmarkRun(latency.a.batch_size, threads, a, b, latency.speedup, latency.warnings)
+
+
+def _list_timings(latency: PairedLatency) -> tuple[ModelTiming, ModelTiming | None]:
+    """Return the figures of warm runs."""
+    a = ModelTiming(latency.a, latency.throughput_a)
+    if latency.b is None or latency.throughput_b is None:
+        return a, None
+    return a, ModelTiming(latency.b, latency.throughput_b)
+
+
+def _add_cold_start(
+    timing: ModelTiming, model: Path, image_shape: tuple[int, ...] | None, threads: int | None
+) -> ModelTiming:
+    """Measure load time, first run and memory in a fresh process."""
+    cold = measure_cold_start(
+        model, batch_size=timing.latency.batch_size, image_shape=image_shape, threads=threads
+    )
+    return replace(timing, **asdict(cold))
+
+
+def _describe_options(config: EvaluationConfig | BenchmarkConfig) -> dict[str, Any]:
+    """Return the options as JSON-ready values."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}

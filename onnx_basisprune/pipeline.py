@@ -1,0 +1,270 @@
+"""The straight path of a compression run; the only module that knows its order.
+
+load → data → baseline → normalise → statistics → bases → scores → plan → rewrite → recover → validate → save →
+measure → report → gates
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_basisprune.calibration.batching import can_batch
+from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
+from onnx_basisprune.config import CompressionConfig
+from onnx_basisprune.decomposition import (
+    Network,
+    find_bases,
+    plan_ranks,
+    predict_cost,
+    read_network,
+    rewrite_network,
+)
+from onnx_basisprune.errors import DataError, OutputError, quote
+from onnx_basisprune.files import check_writable, write_atomically
+from onnx_basisprune.graph.head import find_classifier
+from onnx_basisprune.graph.model_io import serialize_model
+from onnx_basisprune.graph.normalize import normalize_model
+from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.graph.rewrite import PairNames, replace_initializers, set_metadata
+from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
+from onnx_basisprune.progress import Progress, Recorder, Silence
+from onnx_basisprune.reporting.render_json import render_json
+from onnx_basisprune.results import CompressionReport, ModelMeasurement, RecoveryReport
+from onnx_basisprune.runtime.baseline import check_above_chance
+from onnx_basisprune.runtime.benchmark import BenchmarkSettings, benchmark_pair
+from onnx_basisprune.runtime.environment import describe_environment
+from onnx_basisprune.runtime.evaluation import Predictions, compare, summarize_accuracy
+from onnx_basisprune.runtime.session import Session
+from onnx_basisprune.summary import (
+    choose_budget,
+    describe_config,
+    describe_metadata,
+    judge_gates,
+    summarize_layers,
+)
+from onnx_basisprune.validation import validate_model
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# Images per step of the recovery; large ones cost more and teach more each.
+_RECOVERY_BATCH = 128
+_RECOVERY_BATCH_LARGE = 32
+_LARGE_IMAGE = 3 * 64 * 64
+
+
+def compress(config: CompressionConfig, progress: Progress | None = None) -> CompressionReport:
+    """Compress a trained ONNX classifier.
+
+    Args:
+        config: Every option of the run.
+        progress: Told what goes on; the default is silence.
+
+    Returns:
+        The report; `report.config["output"]` is the file that was written, `None` in a dry run. Where the target
+        couldn't be reached, the best valid model is written all the same and a gate says so.
+
+    Raises:
+        BasispruneError: The model, the images, an option or the output can't be used; nothing is written then.
+    """
+    recorder = Recorder(progress or Silence())
+    output = choose_output(config)
+    recorder.start("opening")
+    subject, calibration, validation = open_data(open_subject(config.model, config.threads), config, recorder)
+    baseline = measure_baseline(subject, validation, config, recorder)
+    calibration.dataset.check_labels(baseline.class_count)
+    sample = validation.load(np.arange(min(7, len(validation))))
+    network = read_network(subject.model, normalize_model(subject.model), (1, *sample.shape[1:]), config.exclude)
+    chunk = choose_chunk(network, subject, sample, config)
+    bases, scores = find_bases(
+        network,
+        subject.head,
+        config.basis,
+        lambda: calibration.stream(chunk),
+        len(calibration),
+        config.seed,
+        recorder,
+    )
+    allocation = plan_ranks(network, scores, *choose_budget(config))
+    predicted = predict_cost(network, allocation.plan)
+    original = ModelMeasurement(
+        network.cost.macs,
+        network.total_parameters,
+        config.model.stat().st_size,
+        network.cost.uncounted_ops,
+        accuracy=summarize_accuracy(baseline),
+    )
+    report = CompressionReport(
+        config=describe_config(config, output, calibration.preprocessing.describe()),
+        environment={**describe_environment(config.threads), "seed": config.seed},
+        original=original,
+        compressed=ModelMeasurement(*predicted, None, network.cost.uncounted_ops),
+        speedup=None,
+        drop_pp=None,
+        layers=summarize_layers(network, allocation, {name: len(item) for name, item in scores.items()}),
+        groups=(),
+        gates=(),
+        recovery=None,
+        timings={},
+    )
+    if output is not None:
+        recorder.start("rewriting")
+        model, pairs = rewrite_network(network, bases, allocation.plan)
+        model, recovery = recover(network, model, pairs, subject, calibration, chunk, config, recorder)
+        set_metadata(model, describe_metadata(config, version("basisprune"), original, predicted))
+        recorder.start("validating")
+        content = serialize_model(model)
+        validate_model(model, content, subject.model, sample, predicted)
+        write_atomically(content, output, force=config.force)
+        report = replace(report, recovery=recovery)
+        report = measure_result(report, content, subject, baseline, validation, config, recorder)
+    return finish_report(report, network, config, recorder)
+
+
+def choose_output(config: CompressionConfig) -> Path | None:
+    """Return where the compressed model goes, `None` in a dry run, after checking that it and the report may go there.
+
+    Raises:
+        OutputError: The output is the input, exists without `force`, or lies in no folder.
+    """
+    if config.report is not None:
+        check_writable(config.report, force=config.force)
+    if config.dry_run:
+        return None
+    output = config.output or config.model.with_name(f"{config.model.stem}.pruned.onnx")
+    if output.exists() and config.model.exists() and output.samefile(config.model):
+        raise OutputError(f"{quote(output)} is the input model, which is never written over: choose another -o.")
+    if config.report is not None and output.resolve() == config.report.resolve():
+        raise OutputError(f"{quote(output)} can't be both the model and the report: choose another --report.")
+    check_writable(output, force=config.force)
+    return output
+
+
+def measure_baseline(
+    subject: Subject, validation: Images, config: CompressionConfig, recorder: Recorder
+) -> Predictions:
+    """Evaluate the original model; refuse to go on where it is no better than guessing.
+
+    Raises:
+        DataError: The accuracy is near chance and the preprocessing wasn't set by `--preprocess`.
+    """
+    baseline = predict_all(subject, validation, config.batch_size, "baseline", recorder)
+    problem = check_above_chance(baseline)
+    if problem is not None:
+        if config.preprocess == "auto":
+            raise DataError(problem)
+        recorder.warn(problem)
+    return baseline
+
+
+def choose_chunk(network: Network, subject: Subject, sample: NDArray[Any], config: CompressionConfig) -> int:
+    """Return how many images PyTorch runs at once: those asked for, or those that the graph was exported for."""
+    fixed = subject.session.fixed_batch
+    if fixed is None:
+        return config.batch_size
+    executor, name = Executor(network.program), network.program.inputs[0].name
+    return config.batch_size if can_batch(executor, name, subject.head, sample, fixed) else fixed
+
+
+def recover(
+    network: Network,
+    model: ModelProto,
+    pairs: Mapping[str, PairNames],
+    subject: Subject,
+    calibration: Images,
+    chunk: int,
+    config: CompressionConfig,
+    recorder: Recorder,
+) -> tuple[ModelProto, RecoveryReport | None]:
+    """Tune the scaling factors of the rewritten model, unless there are none or nobody wants it."""
+    if config.recover == "none" or config.recover_steps == 0 or not pairs:
+        return model, None
+    student = extract_program(model)
+    large = np.prod([size or 1 for size in calibration.load(np.arange(1)).shape]) > _LARGE_IMAGE
+    settings = RecoverySettings(
+        steps=config.recover_steps,
+        batch_size=_RECOVERY_BATCH_LARGE if large else _RECOVERY_BATCH,
+        chunk_size=chunk,
+        augmentation=config.augment,
+        layout=calibration.preprocessing.layout,
+        seed=config.seed,
+    )
+    recorder.start("recovery", config.recover_steps)
+    distillation = Distillation(
+        network.program,
+        student,
+        subject.head,
+        find_classifier(student, subject.head),
+        {name: names.scaling for name, names in pairs.items()},
+        calibration.load,
+        len(calibration),
+        settings,
+    )
+    arrays, report = distillation.recover(recorder.advance)
+    if not report.kept:
+        recorder.warn("the recovery made nothing better on held-out images; the weights stay as they were planned.")
+    return replace_initializers(model, arrays), report
+
+
+def measure_result(
+    report: CompressionReport,
+    content: bytes,
+    subject: Subject,
+    baseline: Predictions,
+    validation: Images,
+    config: CompressionConfig,
+    recorder: Recorder,
+) -> CompressionReport:
+    """Evaluate and time the compressed model against the original."""
+    compressed = replace(subject, session=Session(content, threads=config.threads))
+    predictions = predict_all(compressed, validation, config.batch_size, "evaluating", recorder)
+    recorder.start("benchmark", 1.0)
+    image_shape = validation.load(np.arange(1)).shape[1:]
+    settings = BenchmarkSettings(threads=config.threads, seed=config.seed)
+    timing = benchmark_pair(config.model, content, image_shape=image_shape, settings=settings)
+    for warning in timing.warnings:
+        recorder.warn(warning)
+    digests = {
+        "original_sha256": hashlib.sha256(config.model.read_bytes()).hexdigest(),
+        "compressed_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    return replace(
+        report,
+        environment={**report.environment, **digests},
+        original=replace(report.original, latency=timing.a),
+        compressed=replace(
+            report.compressed,
+            file_bytes=len(content),
+            latency=timing.b,
+            accuracy=summarize_accuracy(predictions, baseline),
+        ),
+        speedup=timing.speedup,
+        drop_pp=compare(baseline, predictions),
+    )
+
+
+def finish_report(
+    report: CompressionReport, network: Network, config: CompressionConfig, recorder: Recorder
+) -> CompressionReport:
+    """Judge the gates, add warnings and times, and write the report where it was asked for."""
+    if not network.eligible:
+        recorder.warn("the model has no Conv that can be decomposed: nothing to prune.")
+    recorder.finish()
+    report = replace(
+        report,
+        gates=judge_gates(config, report.original, report.compressed, bool(network.eligible)),
+        warnings=tuple(recorder.warnings),
+        timings=dict(recorder.timings),
+    )
+    if config.report is not None:
+        write_atomically(render_json(report).encode(), config.report, force=config.force)
+    return report

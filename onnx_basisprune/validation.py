@@ -1,0 +1,80 @@
+"""The step that can fail: a compressed model is never written before it has shown that it does what was planned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.errors import ValidationError
+from onnx_basisprune.graph.cost import measure_cost
+from onnx_basisprune.graph.model_io import passes_full_check, read_opset
+from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.runtime.session import Session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_TOLERANCE = 1e-3
+_BATCH_SIZES = (1, 7)
+
+
+def validate_model(
+    compressed: ModelProto,
+    serialized: bytes,
+    original: ModelProto,
+    images: NDArray[Any],
+    predicted_cost: tuple[int, int],
+) -> None:
+    """Check the bytes that are about to be written.
+
+    They must pass `onnx.checker` in full (where the original did), keep inputs, outputs and opset, cost exactly what
+    the plan predicted, and give in onnxruntime what PyTorch computes, with batches of 1 and of 7.
+
+    Args:
+        compressed: The compressed model.
+        serialized: The same as bytes.
+        original: The model as it was given.
+        images: Model input that was never calibrated on, up to 7 images are used.
+        predicted_cost: Multiply-adds and parameters.
+
+    Raises:
+        ValidationError: One of these isn't so.
+    """
+    if passes_full_check(original) and not passes_full_check(compressed):
+        raise ValidationError("the compressed model fails onnx.checker; the original passes: please report this.")
+    before, after = extract_program(original), extract_program(compressed)
+    if (before.inputs, before.outputs) != (after.inputs, after.outputs):
+        raise ValidationError("the compressed model's inputs or outputs differ from the original's.")
+    if read_opset(original) != read_opset(compressed):
+        raise ValidationError("the compressed model's opset differs from the original's.")
+    cost = measure_cost(compressed, {after.inputs[0].name: (1, *images.shape[1:])})
+    if (cost.macs, cost.parameters) != predicted_cost:
+        raise ValidationError(
+            f"the compressed model has {cost.macs:,} MACs and {cost.parameters:,} parameters; the plan predicted "
+            f"{predicted_cost[0]:,} and {predicted_cost[1]:,}."
+        )
+    _compare_runtimes(serialized, Executor(after), images)
+
+
+def _compare_runtimes(serialized: bytes, executor: Executor, images: NDArray[Any]) -> None:
+    """Run the same images in onnxruntime and in PyTorch."""
+    session = Session(serialized)
+    name, output = session.inputs[0].name, session.outputs[0].name
+    sizes = _BATCH_SIZES if session.fixed_batch is None else (session.fixed_batch,)
+    for size in sizes:
+        x = np.resize(images, (size, *images.shape[1:]))
+        found = session.run({name: x}, [output])[0]
+        with torch.no_grad():
+            expected = executor.run({name: torch.from_numpy(x)}, [output])[output].numpy()
+        scale = float(np.abs(expected).max(initial=0.0))
+        error = float(np.abs(found - expected).max(initial=0.0)) if found.shape == expected.shape else np.inf
+        # Written so that NaN fails.
+        if not error <= _TOLERANCE * max(scale, np.finfo(np.float32).tiny):
+            raise ValidationError(
+                f"the compressed model's outputs in onnxruntime differ from PyTorch's by {error:.3g} at a batch of "
+                f"{size}; expected at most {_TOLERANCE:g} of the largest, {scale:.3g}: please report this."
+            )
