@@ -60,9 +60,7 @@ _Config = TypeVar("_Config", CompressionConfig, EvaluationConfig, BenchmarkConfi
 _PATH_OPTIONS = frozenset({"output", "val", "labels", "report", "reference"})
 
 
-def compress(
-    model: AnyPath, data: AnyPath, *, progress: Progress | None = None, **options: Any
-) -> CompressionReport:
+def compress(model: AnyPath, data: AnyPath, *, progress: Progress | None = None, **options: Any) -> CompressionReport:
     """Compress a trained ONNX classifier.
 
     Args:

@@ -15,9 +15,7 @@ from onnx_basisprune.planning.types import ConvLayer, TensorSpec
 from onnx_basisprune.results import Inspection, NodeInspection, TensorInfo
 
 
-def inspect_model(
-    path: Path, exclude: Collection[str] = (), input_shape: Sequence[int] | None = None
-) -> Inspection:
+def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequence[int] | None = None) -> Inspection:
     """Describe a model.
 
     Args:

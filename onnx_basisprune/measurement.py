@@ -127,9 +127,7 @@ def _time_models(
 
     progress.start(stage, 1.0)
     image_shape = None if config.input_shape is None else config.input_shape[1:]
-    settings = BenchmarkSettings(
-        threads, config.rounds, config.min_seconds, config.max_seconds, seed=config.seed
-    )
+    settings = BenchmarkSettings(threads, config.rounds, config.min_seconds, config.max_seconds, seed=config.seed)
     latency = benchmark_pair(
         config.a, config.b, batch_size=batch_size, image_shape=image_shape, settings=settings, progress=advance
     )
@@ -157,9 +155,7 @@ def _add_cold_start(
     timing: ModelTiming, model: Path, image_shape: tuple[int, ...] | None, threads: int | None
 ) -> ModelTiming:
     """Measure load time, first run and memory in a fresh process."""
-    cold = measure_cold_start(
-        model, batch_size=timing.latency.batch_size, image_shape=image_shape, threads=threads
-    )
+    cold = measure_cold_start(model, batch_size=timing.latency.batch_size, image_shape=image_shape, threads=threads)
     return replace(timing, **asdict(cold))
 
 

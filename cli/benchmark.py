@@ -1,0 +1,114 @@
+"""`basisprune benchmark`: how fast a model is, or how much faster than another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx_basisprune.cli.options import (
+    FILE,
+    NumberList,
+    SectionCommand,
+    json_options,
+    list_option,
+    option,
+    verbosity_options,
+)
+from onnx_basisprune.config import BenchmarkConfig
+
+_WHAT = "What is measured"
+_HOW = "How long"
+
+
+@click.command(cls=SectionCommand)
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE, required=False)
+@list_option(
+    "--batch-size",
+    section=_WHAT,
+    metavar="N[,N...]",
+    help="Images in a run; several are measured one after the other.  [default: the model's own, or 1]",
+)
+@list_option(
+    "--threads",
+    section=_WHAT,
+    metavar="N[,N...]",
+    help="onnxruntime's threads; several are measured one after the other.  [default: onnxruntime's own choice]",
+)
+@option(
+    "--input-shape",
+    section=_WHAT,
+    type=NumberList(int, 1),
+    metavar="N,C,H,W",
+    help="The input's shape, where the model leaves height or width open.",
+)
+@option(
+    "--cold-start/--no-cold-start",
+    section=_WHAT,
+    default=BenchmarkConfig.cold_start,
+    show_default=True,
+    help="Measure load time, first run and peak memory, each in a fresh process.",
+)
+@option(
+    "--rounds",
+    section=_HOW,
+    type=click.IntRange(min=1),
+    default=BenchmarkConfig.rounds,
+    metavar="N",
+    help="Rounds at least; in each, every model is timed once.",
+)
+@option(
+    "--min-seconds",
+    section=_HOW,
+    type=float,
+    default=BenchmarkConfig.min_seconds,
+    metavar="S",
+    help="Seconds at least, for each measurement.",
+)
+@option(
+    "--max-seconds",
+    section=_HOW,
+    type=float,
+    default=BenchmarkConfig.max_seconds,
+    metavar="S",
+    help="Seconds at most, however many rounds were done (but five).",
+)
+@option(
+    "--seed",
+    section=_HOW,
+    type=click.IntRange(min=0),
+    default=BenchmarkConfig.seed,
+    metavar="N",
+    show_default=True,
+    help="Seeds the input and the interval.",
+)
+@json_options()
+@verbosity_options()
+def benchmark(
+    *,
+    a: Path,
+    b: Path | None,
+    json_target: Path | None,
+    force: bool,
+    quiet: bool,
+    verbose: int,
+    **options: Any,
+) -> None:
+    """Time model A with onnxruntime on the CPU, or A and B in turns.
+
+    With two models the speed-up is the time of A divided by the time of B, with its 95 % confidence interval;
+    as both run in turns, what else the machine does hits both alike.
+    """
+    config = BenchmarkConfig(a=a, b=b, **options)
+
+    from onnx_basisprune import measurement
+    from onnx_basisprune.cli.console import ConsoleProgress, check_json_target, open_console, write_json
+    from onnx_basisprune.cli.tables import print_benchmark
+
+    check_json_target(json_target, force=force)
+    with ConsoleProgress(quiet=quiet, verbose=verbose) as progress:
+        report = measurement.benchmark_models(config, progress)
+    if write_json(report, json_target, force=force):
+        print_benchmark(open_console(), report)

@@ -1,0 +1,187 @@
+"""`basisprune compress`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx_basisprune.cli.exit_codes import DONE, GATE_FAILED
+from onnx_basisprune.cli.options import (
+    FILE,
+    SectionCommand,
+    apply_options,
+    labels_option,
+    option,
+    preprocess_options,
+    verbosity_options,
+)
+from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
+
+_DATA = "Images"
+_TARGET = "How small"
+_METHOD = "How it is done"
+_OUTPUT = "Output"
+
+_data_options = apply_options(
+    option(
+        "--data",
+        section=_DATA,
+        type=FILE,
+        required=True,
+        metavar="DIR|FILE.npz",
+        help="Images to calibrate on: a folder of class folders, a flat folder (no labels), or an .npz with x "
+        "and optional y.",
+    ),
+    option(
+        "--val",
+        section=_DATA,
+        type=FILE,
+        metavar="DIR|FILE.npz",
+        help="Images for the reported accuracy.  [default: a fifth of --data, which is then not calibrated on]",
+    ),
+    labels_option(_DATA),
+    option(
+        "--limit",
+        section=_DATA,
+        type=click.IntRange(min=1),
+        default=CompressionConfig.limit,
+        metavar="N",
+        help="Calibrate on at most N images of --data, drawn at random, evenly over the classes.",
+    ),
+)
+_target_options = apply_options(
+    option(
+        "--target-macs",
+        section=_TARGET,
+        type=float,
+        metavar="R",
+        help=f"Fraction of the multiply-adds to keep.  [default: {DEFAULT_TARGET_MACS} where no target is given]",
+    ),
+    option(
+        "--target-params",
+        section=_TARGET,
+        type=float,
+        metavar="R",
+        help="Fraction of the parameters to keep, instead.",
+    ),
+    option(
+        "--exclude",
+        section=_TARGET,
+        multiple=True,
+        metavar="NODE",
+        help="Leave this node as it is; can be repeated. `basisprune inspect` lists the names.",
+    ),
+)
+_method_options = apply_options(
+    option(
+        "--basis",
+        section=_METHOD,
+        type=click.Choice(["fisher", "svd"]),
+        default=CompressionConfig.basis,
+        help="fisher looks at what the images do to the outputs, svd at the weights only.",
+    ),
+    option(
+        "--prune",
+        section=_METHOD,
+        type=click.Choice(["basis"]),
+        default=CompressionConfig.prune,
+        help="What is removed: basis channels.",
+    ),
+    option(
+        "--recover",
+        section=_METHOD,
+        type=click.Choice(["none", "scale"]),
+        default=CompressionConfig.recover,
+        help="Afterwards, tune scaling factors, biases and the final classifier so that the outputs are the "
+        "original's again (no labels needed), or nothing.",
+    ),
+    option(
+        "--recover-steps",
+        section=_METHOD,
+        type=click.IntRange(min=0),
+        default=CompressionConfig.recover_steps,
+        metavar="N",
+        help="Steps of the recovery.",
+    ),
+    option(
+        "--augment",
+        section=_METHOD,
+        type=click.Choice(["none", "shift", "shift+flip"]),
+        default=CompressionConfig.augment,
+        help="How images are varied in the recovery; flip only where a mirrored image keeps its class.",
+    ),
+    option(
+        "--batch-size",
+        section=_METHOD,
+        type=click.IntRange(min=1),
+        default=CompressionConfig.batch_size,
+        metavar="N",
+        help="Images per batch; fewer take less memory.",
+    ),
+    option(
+        "--threads",
+        section=_METHOD,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="onnxruntime's threads for every latency.  [default: onnxruntime's own choice]",
+    ),
+    option(
+        "--seed",
+        section=_METHOD,
+        type=click.IntRange(min=0),
+        default=CompressionConfig.seed,
+        metavar="N",
+        show_default=True,
+        help="Seeds every random choice.",
+    ),
+)
+_output_options = apply_options(
+    option(
+        "-o",
+        "--output",
+        section=_OUTPUT,
+        type=FILE,
+        metavar="FILE",
+        help="Where the compressed model goes.  [default: MODEL with .pruned.onnx for .onnx]",
+    ),
+    option("--report", section=_OUTPUT, type=FILE, metavar="FILE.json", help="Write all figures as JSON."),
+    option("--dry-run", section=_OUTPUT, is_flag=True, help="Plan and predict only; write nothing."),
+    option("--force", section=_OUTPUT, is_flag=True, help="Replace an existing output or report."),
+    verbosity_options(),
+)
+
+
+@click.command(cls=SectionCommand)
+@click.argument("model", type=FILE)
+@_data_options
+@_target_options
+@_method_options
+@preprocess_options()
+@_output_options
+@click.pass_context
+def compress(ctx: click.Context, *, model: Path, quiet: bool, verbose: int, **options: Any) -> None:
+    """Compress MODEL, a trained ONNX image classifier.
+
+    Writes a smaller and faster ONNX file with the same inputs and outputs, and shows speed and accuracy before
+    and after, measured on images that were not calibrated on.
+
+    \b
+    Exit codes: 0 done, 1 error, 2 wrong usage, 3 the target was not reached
+    (the best valid model is written all the same), 130 interrupted.
+    """
+    config = CompressionConfig(model=model, **options)
+
+    from onnx_basisprune import pipeline
+    from onnx_basisprune.cli.console import ConsoleProgress, open_console
+    from onnx_basisprune.cli.tables import print_compression
+
+    with ConsoleProgress(quiet=quiet, verbose=verbose) as progress:
+        report = pipeline.compress(config, progress)
+    if not quiet:
+        print_compression(open_console(), report, layers=config.dry_run or verbose > 0)
+    failed = [gate for gate in report.gates if not gate.passed]
+    for gate in failed:
+        progress.warn(f"gate {gate.name} failed: asked {gate.asked:g}, reached {gate.reached:.4g}.")
+    ctx.exit(GATE_FAILED if failed else DONE)

@@ -1,0 +1,107 @@
+"""The command `basisprune`: its subcommands, and what every error, interrupt and closed pipe comes to."""
+
+from __future__ import annotations
+
+import io
+import sys
+import traceback
+from typing import Any
+
+import click
+
+import onnx_basisprune
+from onnx_basisprune.cli.benchmark import benchmark
+from onnx_basisprune.cli.compress import compress
+from onnx_basisprune.cli.evaluate import evaluate
+from onnx_basisprune.cli.exit_codes import ERROR, INTERRUPTED, WRONG_USAGE
+from onnx_basisprune.cli.inspect import inspect
+from onnx_basisprune.cli.options import read_verbosity
+from onnx_basisprune.errors import BasispruneError, ConfigError
+
+# From this -v count on, expected errors show where they were raised, too.
+_TRACEBACK_OF_EXPECTED = 2
+
+
+class CommandGroup(click.Group):
+    """Turns what its commands raise into one line on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen command.
+
+        Raises:
+            click.exceptions.Exit: The command failed; what there is to say has been said.
+        """
+        _allow_any_text()
+        try:
+            return super().invoke(ctx)
+        except BasispruneError as error:
+            _print_error(str(error), show_traceback=read_verbosity(ctx) >= _TRACEBACK_OF_EXPECTED)
+            ctx.exit(WRONG_USAGE if isinstance(error, ConfigError) else ERROR)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except MemoryError:
+            _print_error("Out of memory: try a smaller --batch-size.", show_traceback=False)
+            ctx.exit(ERROR)
+        except Exception as error:  # noqa: BLE001  # the last resort: whatever is left is a bug of ours
+            verbose = read_verbosity(ctx) >= 1
+            hint = "" if verbose else " (run again with -v for the details)"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            _print_error(f"internal error, please report it{hint}: {reason}", show_traceback=verbose)
+            ctx.exit(ERROR)
+
+
+def _allow_any_text() -> None:
+    """Let streams replace what their encoding can't show (Windows' cp1252, the C locale)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+
+
+def _print_error(message: str, *, show_traceback: bool) -> None:
+    """Print one line, after the traceback of the error being handled where that is wanted."""
+    if show_traceback:
+        click.echo(traceback.format_exc(), err=True, nl=False)
+    click.echo(f"Error: {message}", err=True)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"basisprune {onnx_basisprune.__version__}")
+        ctx.exit()
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def basisprune() -> None:
+    """Make trained ONNX image classifiers smaller and faster.
+
+    Takes the ONNX file and a folder of images; needs no training code.
+
+    \b
+    A first run:
+      basisprune compress model.onnx --data calib/
+    """
+
+
+for _command in (compress, inspect, evaluate, benchmark):
+    basisprune.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line."""
+    basisprune(prog_name="basisprune")
+
+
+if __name__ == "__main__":
+    main()

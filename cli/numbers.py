@@ -1,0 +1,64 @@
+"""How figures and names are written for people."""
+
+from __future__ import annotations
+
+from onnx_basisprune.errors import quote
+from onnx_basisprune.results import Interval, Speedup
+
+_STEP = 1000.0
+UNKNOWN = "-"
+
+
+def show_name(name: str) -> str:
+    """Return a name from a file without what could move a terminal's cursor."""
+    return quote(name)[1:-1]
+
+
+def show_amount(value: float | None, unit: str = "") -> str:
+    """Return a count or size with three digits and k, M, G or T, such as `41.2 M`."""
+    if value is None:
+        return UNKNOWN
+    for prefix in ("", "k", "M", "G"):
+        # 999.5 would be written as 1000 with three digits.
+        if value < _STEP - 0.5:
+            break
+        value /= _STEP
+    else:
+        prefix = "T"
+    digits = 0 if prefix == "" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {prefix}{unit}".strip()
+
+
+def show_count(value: int | None) -> str:
+    """Return a whole number with separators, a dash where it isn't known."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def show_ms(value: float | None) -> str:
+    """Return milliseconds with three digits."""
+    if value is None:
+        return UNKNOWN
+    digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f} ms"
+
+
+def show_percent(fraction: float | None) -> str:
+    """Return a fraction as percent."""
+    return UNKNOWN if fraction is None else f"{fraction:.2%}"
+
+
+def show_change(before: float | None, after: float | None) -> str:
+    """Return a relative change in percent."""
+    if before is None or after is None or before == 0:
+        return UNKNOWN
+    return f"{after / before - 1:+.1%}"
+
+
+def show_shape(shape: tuple[int | None, ...] | None) -> str:
+    """Return a shape such as `1x3x32x32`, `?` for what is open."""
+    return "?" if shape is None else "x".join("?" if size is None else str(size) for size in shape)
+
+
+def show_interval(interval: Interval | Speedup, scale: float = 1.0, digits: int = 2, unit: str = "") -> str:
+    """Return the ends of a 95 % confidence interval in words."""
+    return f"95 % interval {scale * interval.low:.{digits}f} to {scale * interval.high:.{digits}f}{unit}"

@@ -1,0 +1,211 @@
+"""Options that several commands share, and their order in the help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from onnx_basisprune.config import PreprocessConfig
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+PRESET_NAMES = ("auto", "imagenet", "unit", "tf", "raw", "caffe")
+FILE = click.Path(path_type=Path)
+_VERBOSITY = f"{__name__}.verbosity"
+
+
+class SectionOption(click.Option):
+    """An option that stands under a heading of its own in the help."""
+
+    def __init__(self, *args: Any, section: str = "Other", **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.section = section
+
+
+class SectionCommand(click.Command):
+    """A command whose help lists its options under headings, in the order of their first option."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write all options, those without a section last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        others = []
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is None:
+                continue
+            if isinstance(param, SectionOption) and param.section != "Other":
+                sections.setdefault(param.section, []).append(record)
+            else:
+                others.append(record)
+        for title, records in {**sections, "Other": others}.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class NumberList(click.ParamType):
+    """Comma-separated numbers, such as `0.485,0.456,0.406`; hands over a tuple."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type[int | float], least: float | None = None) -> None:
+        self._kind, self._least = kind, least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the numbers, or stop with a line that shows the form expected."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(self._kind(part) for part in str(value).split(","))
+        except ValueError:
+            kind = "whole numbers" if self._kind is int else "numbers"
+            self.fail(f"{value!r} isn't a comma-separated list of {kind}.", param, ctx)
+        if self._least is not None and min(numbers) < self._least:
+            self.fail(f"{value!r} has a number below {self._least:g}.", param, ctx)
+        return numbers
+
+
+def option(*names: str, section: str = "Other", **attributes: Any) -> Callable[[Function], Function]:
+    """Return a decorator that adds an option under a heading, with its default shown."""
+    attributes.setdefault("show_default", attributes.get("default") not in (None, False, ()))
+    return click.option(*names, cls=SectionOption, section=section, **attributes)
+
+
+def apply_options(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Return one decorator that adds several options, listed in this order in the help."""
+
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def _join_lists(_ctx: click.Context, _param: click.Parameter, values: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """Make one tuple of an option that is given several times, each time with a list."""
+    return tuple(number for numbers in values for number in numbers)
+
+
+def list_option(*names: str, section: str = "Other", **attributes: Any) -> Callable[[Function], Function]:
+    """Return a decorator for counts that may be repeated or separated by commas."""
+    return option(*names, section=section, type=NumberList(int, 1), multiple=True, callback=_join_lists, **attributes)
+
+
+def preprocess_options() -> Callable[[Function], Function]:
+    """Return the options that say how images become the model's input."""
+    section = "How images become the model's input"
+    return apply_options(
+        option(
+            "--preprocess",
+            section=section,
+            type=click.Choice(PRESET_NAMES),
+            default=PreprocessConfig.preprocess,
+            help="Preset: auto tries them all against the labels and says what it chose; imagenet (mean and "
+            "std of ImageNet), unit (0..1), tf (-1..1), raw (0..255), caffe (BGR, means subtracted). The "
+            "options below override single values of it.",
+        ),
+        option(
+            "--mean",
+            section=section,
+            type=NumberList(float),
+            metavar="M,M,M",
+            help="Subtracted per channel, after --scale.",
+        ),
+        option(
+            "--std",
+            section=section,
+            type=NumberList(float),
+            metavar="S,S,S",
+            help="Divided by per channel, after --mean.",
+        ),
+        option(
+            "--scale",
+            section=section,
+            type=float,
+            metavar="F",
+            help="Multiplies the pixel values 0..255 first, e.g. 0.00392157 for 1/255.",
+        ),
+        option(
+            "--resize",
+            section=section,
+            type=click.IntRange(min=0),
+            metavar="PIXELS",
+            help="Shorter side before the crop; 0 for no resize.  [default: what covers the model's size]",
+        ),
+        option(
+            "--crop",
+            section=section,
+            type=click.IntRange(min=0),
+            metavar="PIXELS",
+            help="Side of the centre crop; 0 for none.  [default: the model's size]",
+        ),
+        option(
+            "--color",
+            section=section,
+            type=click.Choice(["rgb", "bgr", "gray"]),
+            help="Order of the channels.  [default: the preset's]",
+        ),
+        option(
+            "--layout",
+            section=section,
+            type=click.Choice(["nchw", "nhwc"]),
+            help="Where the channels stand in the model's input.  [default: read from the model]",
+        ),
+    )
+
+
+def labels_option(section: str) -> Callable[[Function], Function]:
+    """Return `--labels`."""
+    return option(
+        "--labels",
+        section=section,
+        type=FILE,
+        metavar="FILE",
+        help="JSON from folder or file name to class index, where the sorted names of the class folders "
+        "aren't the model's class order.",
+    )
+
+
+def json_options() -> Callable[[Function], Function]:
+    """Return `--json` and the `--force` that goes with it."""
+    return apply_options(
+        option(
+            "--json",
+            "json_target",
+            section="Output",
+            type=FILE,
+            metavar="FILE|-",
+            help="Write the result as JSON; - prints it to stdout instead of the table.",
+        ),
+        option("--force", section="Output", is_flag=True, help="Replace an existing --json file."),
+    )
+
+
+def verbosity_options() -> Callable[[Function], Function]:
+    """Return `-q` and `-v`."""
+    return apply_options(
+        option("-q", "--quiet", section="Output", is_flag=True, help="No progress and no notes: errors and warnings."),
+        option(
+            "-v",
+            "--verbose",
+            section="Output",
+            count=True,
+            callback=_store_verbosity,
+            show_default=False,
+            help="More detail: steps with their times, tracebacks of internal errors (-vv: of all errors).",
+        ),
+    )
+
+
+def _store_verbosity(ctx: click.Context, _param: click.Parameter, count: int) -> int:
+    """Keep the count where the group finds it when the command fails."""
+    ctx.meta[_VERBOSITY] = count
+    return count
+
+
+def read_verbosity(ctx: click.Context) -> int:
+    """Return how often `-v` was given to the command that ran in this context."""
+    return int(ctx.meta.get(_VERBOSITY, 0))
