@@ -9,11 +9,13 @@ import click
 
 from onnx_basisprune.cli.options import (
     FILE,
+    Count,
     NumberList,
     SectionCommand,
     json_options,
     list_option,
     option,
+    read_verbosity,
     verbosity_options,
 )
 from onnx_basisprune.config import BenchmarkConfig
@@ -54,7 +56,7 @@ _HOW = "How long"
 @option(
     "--rounds",
     section=_HOW,
-    type=click.IntRange(min=1),
+    type=Count(1),
     default=BenchmarkConfig.rounds,
     metavar="N",
     help="Rounds at least; in each, every model is timed once.",
@@ -78,7 +80,7 @@ _HOW = "How long"
 @option(
     "--seed",
     section=_HOW,
-    type=click.IntRange(min=0),
+    type=Count(0),
     default=BenchmarkConfig.seed,
     metavar="N",
     show_default=True,
@@ -86,17 +88,17 @@ _HOW = "How long"
 )
 @json_options()
 @verbosity_options()
+@click.pass_context
 def benchmark(
+    ctx: click.Context,
     *,
     a: Path,
     b: Path | None,
     json_target: Path | None,
     force: bool,
-    quiet: bool,
-    verbose: int,
     **options: Any,
 ) -> None:
-    """Time model A with onnxruntime on the CPU, or A and B in turns.
+    """Time model A, or A and B in turns, with onnxruntime on the CPU.
 
     With two models the speed-up is the time of A divided by the time of B, with its 95 % confidence interval;
     as both run in turns, what else the machine does hits both alike.
@@ -108,7 +110,7 @@ def benchmark(
     from onnx_basisprune.cli.tables import print_benchmark
 
     check_json_target(json_target, force=force)
-    with ConsoleProgress(quiet=quiet, verbose=verbose) as progress:
+    with ConsoleProgress(read_verbosity(ctx)) as progress:
         report = measurement.benchmark_models(config, progress)
     if write_json(report, json_target, force=force):
         print_benchmark(open_console(), report)

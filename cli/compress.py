@@ -10,11 +10,13 @@ import click
 from onnx_basisprune.cli.exit_codes import DONE, GATE_FAILED
 from onnx_basisprune.cli.options import (
     FILE,
+    Count,
     SectionCommand,
     apply_options,
     labels_option,
     option,
     preprocess_options,
+    read_verbosity,
     verbosity_options,
 )
 from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
@@ -45,7 +47,7 @@ _data_options = apply_options(
     option(
         "--limit",
         section=_DATA,
-        type=click.IntRange(min=1),
+        type=Count(1),
         default=CompressionConfig.limit,
         metavar="N",
         help="Calibrate on at most N images of --data, drawn at random, evenly over the classes.",
@@ -100,7 +102,7 @@ _method_options = apply_options(
     option(
         "--recover-steps",
         section=_METHOD,
-        type=click.IntRange(min=0),
+        type=Count(0),
         default=CompressionConfig.recover_steps,
         metavar="N",
         help="Steps of the recovery.",
@@ -115,7 +117,7 @@ _method_options = apply_options(
     option(
         "--batch-size",
         section=_METHOD,
-        type=click.IntRange(min=1),
+        type=Count(1),
         default=CompressionConfig.batch_size,
         metavar="N",
         help="Images per batch; fewer take less memory.",
@@ -123,14 +125,14 @@ _method_options = apply_options(
     option(
         "--threads",
         section=_METHOD,
-        type=click.IntRange(min=1),
+        type=Count(1),
         metavar="N",
         help="onnxruntime's threads for every latency.  [default: onnxruntime's own choice]",
     ),
     option(
         "--seed",
         section=_METHOD,
-        type=click.IntRange(min=0),
+        type=Count(0),
         default=CompressionConfig.seed,
         metavar="N",
         show_default=True,
@@ -161,7 +163,7 @@ _output_options = apply_options(
 @preprocess_options()
 @_output_options
 @click.pass_context
-def compress(ctx: click.Context, *, model: Path, quiet: bool, verbose: int, **options: Any) -> None:
+def compress(ctx: click.Context, *, model: Path, **options: Any) -> None:
     """Compress MODEL, a trained ONNX image classifier.
 
     Writes a smaller and faster ONNX file with the same inputs and outputs, and shows speed and accuracy before
@@ -170,17 +172,18 @@ def compress(ctx: click.Context, *, model: Path, quiet: bool, verbose: int, **op
     \b
     Exit codes: 0 done, 1 error, 2 wrong usage, 3 the target was not reached
     (the best valid model is written all the same), 130 interrupted.
-    """
+    """  # noqa: D301  # click's backspace character, not a backslash
     config = CompressionConfig(model=model, **options)
 
     from onnx_basisprune import pipeline
     from onnx_basisprune.cli.console import ConsoleProgress, open_console
     from onnx_basisprune.cli.tables import print_compression
 
-    with ConsoleProgress(quiet=quiet, verbose=verbose) as progress:
+    with ConsoleProgress(read_verbosity(ctx)) as progress:
         report = pipeline.compress(config, progress)
-    if not quiet:
-        print_compression(open_console(), report, layers=config.dry_run or verbose > 0)
+    verbosity = read_verbosity(ctx)
+    if not verbosity.quiet:
+        print_compression(open_console(), report, layers=config.dry_run or verbosity.verbose > 0)
     failed = [gate for gate in report.gates if not gate.passed]
     for gate in failed:
         progress.warn(f"gate {gate.name} failed: asked {gate.asked:g}, reached {gate.reached:.4g}.")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from onnx_basisprune import render_json
+from onnx_basisprune.cli.options import Verbosity
 from onnx_basisprune.files import check_writable, write_atomically
 
 _STDOUT = Path("-")
@@ -32,18 +33,17 @@ class ConsoleProgress:
     """The `onnx_basisprune.progress.Progress` of the command line; a context manager.
 
     Args:
-        quiet: Show warnings only.
-        verbose: Above 0, finished stages leave a line with their time.
+        verbosity: Quiet shows warnings only; verbose leaves a line with the time of each stage.
     """
 
-    def __init__(self, *, quiet: bool, verbose: int) -> None:
+    def __init__(self, verbosity: Verbosity) -> None:
         self._console = open_console(stderr=True)
-        self._quiet, self._verbose = quiet, verbose
+        self._quiet, self._verbose = verbosity
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._stage, self._started = "", 0.0
 
-    def __enter__(self) -> ConsoleProgress:
+    def __enter__(self) -> ConsoleProgress:  # noqa: PYI034  # Self needs Python 3.11
         if not self._quiet and self._console.is_terminal and not self._console.is_dumb_terminal:
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False),

@@ -9,11 +9,13 @@ import click
 
 from onnx_basisprune.cli.options import (
     FILE,
+    Count,
     SectionCommand,
     json_options,
     labels_option,
     option,
     preprocess_options,
+    read_verbosity,
     verbosity_options,
 )
 from onnx_basisprune.config import EvaluationConfig
@@ -33,14 +35,14 @@ from onnx_basisprune.config import EvaluationConfig
 @option(
     "--limit",
     section="Images",
-    type=click.IntRange(min=1),
+    type=Count(1),
     metavar="N",
     help="At most N images, drawn at random, evenly over the classes.  [default: all]",
 )
 @option(
     "--seed",
     section="Images",
-    type=click.IntRange(min=0),
+    type=Count(0),
     default=EvaluationConfig.seed,
     metavar="N",
     show_default=True,
@@ -56,7 +58,7 @@ from onnx_basisprune.config import EvaluationConfig
 @option(
     "--batch-size",
     section="How it is measured",
-    type=click.IntRange(min=1),
+    type=Count(1),
     default=EvaluationConfig.batch_size,
     metavar="N",
     help="Images per batch; fewer take less memory.",
@@ -64,17 +66,19 @@ from onnx_basisprune.config import EvaluationConfig
 @option(
     "--threads",
     section="How it is measured",
-    type=click.IntRange(min=1),
+    type=Count(1),
     metavar="N",
     help="onnxruntime's threads.  [default: onnxruntime's own choice]",
 )
 @preprocess_options()
 @json_options()
 @verbosity_options()
-def evaluate(*, model: Path, json_target: Path | None, force: bool, quiet: bool, verbose: int, **options: Any) -> None:
-    """Measure the accuracy of MODEL on labelled images, with its 95 % confidence interval.
+@click.pass_context
+def evaluate(ctx: click.Context, *, model: Path, json_target: Path | None, force: bool, **options: Any) -> None:
+    """Measure the accuracy of MODEL on labelled images.
 
-    With --reference also how far it agrees with another model; that needs no labels.
+    Top-1 and top-5 with a 95 % confidence interval; with --reference also how far it agrees with
+    another model, which needs no labels.
     """
     config = EvaluationConfig(model=model, **options)
 
@@ -83,7 +87,7 @@ def evaluate(*, model: Path, json_target: Path | None, force: bool, quiet: bool,
     from onnx_basisprune.cli.tables import print_evaluation
 
     check_json_target(json_target, force=force)
-    with ConsoleProgress(quiet=quiet, verbose=verbose) as progress:
+    with ConsoleProgress(read_verbosity(ctx)) as progress:
         report = measurement.evaluate_model(config, progress)
     if write_json(report, json_target, force=force):
         print_evaluation(open_console(), report)

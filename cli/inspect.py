@@ -49,10 +49,10 @@ def inspect(
     every_node: bool,
     json_target: Path | None,
     force: bool,
-    quiet: bool,
-    verbose: int,
 ) -> None:
-    """List the nodes of MODEL with their cost, and which can be decomposed or why not.
+    """Show what MODEL consists of and what can be pruned.
+
+    Lists the nodes with their cost, and for each whether it can be decomposed, or why not.
 
     MACs are multiply-adds for one image. The full rank is where a decomposed Conv is exact; up to the
     break-even rank it takes fewer MACs than before.

@@ -25,6 +25,10 @@ _TRACEBACK_OF_EXPECTED = 2
 class CommandGroup(click.Group):
     """Turns what its commands raise into one line on stderr and an exit code."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's
+        """Return the commands in the order in which they were added."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command.
 
@@ -35,7 +39,7 @@ class CommandGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BasispruneError as error:
-            _print_error(str(error), show_traceback=read_verbosity(ctx) >= _TRACEBACK_OF_EXPECTED)
+            _print_error(str(error), show_traceback=read_verbosity(ctx).verbose >= _TRACEBACK_OF_EXPECTED)
             ctx.exit(WRONG_USAGE if isinstance(error, ConfigError) else ERROR)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
@@ -46,7 +50,7 @@ class CommandGroup(click.Group):
             _print_error("Out of memory: try a smaller --batch-size.", show_traceback=False)
             ctx.exit(ERROR)
         except Exception as error:  # noqa: BLE001  # the last resort: whatever is left is a bug of ours
-            verbose = read_verbosity(ctx) >= 1
+            verbose = read_verbosity(ctx).verbose >= 1
             hint = "" if verbose else " (run again with -v for the details)"
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             _print_error(f"internal error, please report it{hint}: {reason}", show_traceback=verbose)
@@ -74,7 +78,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
         ctx.exit()
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--version",
     is_flag=True,
@@ -91,7 +95,7 @@ def basisprune() -> None:
     \b
     A first run:
       basisprune compress model.onnx --data calib/
-    """
+    """  # noqa: D301  # click's backspace character, not a backslash
 
 
 for _command in (compress, inspect, evaluate, benchmark):

@@ -18,13 +18,12 @@ def show_amount(value: float | None, unit: str = "") -> str:
     """Return a count or size with three digits and k, M, G or T, such as `41.2 M`."""
     if value is None:
         return UNKNOWN
-    for prefix in ("", "k", "M", "G"):
-        # 999.5 would be written as 1000 with three digits.
-        if value < _STEP - 0.5:
-            break
+    prefixes = ["", "k", "M", "G", "T"]
+    # 999.5 would be written as 1000 with three digits.
+    while value >= _STEP - 0.5 and len(prefixes) > 1:
         value /= _STEP
-    else:
-        prefix = "T"
+        prefixes.pop(0)
+    prefix = prefixes[0]
     digits = 0 if prefix == "" or value >= 99.95 else 1 if value >= 9.995 else 2
     return f"{value:.{digits}f} {prefix}{unit}".strip()
 

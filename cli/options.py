@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
@@ -14,7 +14,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 PRESET_NAMES = ("auto", "imagenet", "unit", "tf", "raw", "caffe")
 FILE = click.Path(path_type=Path)
-_VERBOSITY = f"{__name__}.verbosity"
+_QUIET, _VERBOSE = f"{__name__}.quiet", f"{__name__}.verbose"
+
+
+class Verbosity(NamedTuple):
+    """Whether `-q` was given, and how often `-v`."""
+
+    quiet: bool
+    verbose: int
 
 
 class SectionOption(click.Option):
@@ -33,7 +40,7 @@ class SectionCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         others = []
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is None:
                 continue
             if isinstance(param, SectionOption) and param.section != "Other":
@@ -43,6 +50,25 @@ class SectionCommand(click.Command):
         for title, records in {**sections, "Other": others}.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+class Count(click.ParamType):
+    """A whole number that isn't below `least`."""
+
+    name = "integer"
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number, or stop with a line that says what was expected."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = self._least - 1
+        if number < self._least:
+            self.fail(f"{value!r} isn't a whole number of at least {self._least}.", param, ctx)
+        return number
 
 
 class NumberList(click.ParamType):
@@ -131,14 +157,14 @@ def preprocess_options() -> Callable[[Function], Function]:
         option(
             "--resize",
             section=section,
-            type=click.IntRange(min=0),
+            type=Count(0),
             metavar="PIXELS",
             help="Shorter side before the crop; 0 for no resize.  [default: what covers the model's size]",
         ),
         option(
             "--crop",
             section=section,
-            type=click.IntRange(min=0),
+            type=Count(0),
             metavar="PIXELS",
             help="Side of the centre crop; 0 for none.  [default: the model's size]",
         ),
@@ -185,27 +211,40 @@ def json_options() -> Callable[[Function], Function]:
 
 
 def verbosity_options() -> Callable[[Function], Function]:
-    """Return `-q` and `-v`."""
+    """Return `-q` and `-v`; what was given is told by `read_verbosity`."""
     return apply_options(
-        option("-q", "--quiet", section="Output", is_flag=True, help="No progress and no notes: errors and warnings."),
+        option(
+            "-q",
+            "--quiet",
+            section="Output",
+            is_flag=True,
+            expose_value=False,
+            callback=_store_quiet,
+            help="No progress and no notes, only errors and warnings.",
+        ),
         option(
             "-v",
             "--verbose",
             section="Output",
             count=True,
-            callback=_store_verbosity,
+            expose_value=False,
+            callback=_store_verbose,
             show_default=False,
             help="More detail: steps with their times, tracebacks of internal errors (-vv: of all errors).",
         ),
     )
 
 
-def _store_verbosity(ctx: click.Context, _param: click.Parameter, count: int) -> int:
-    """Keep the count where the group finds it when the command fails."""
-    ctx.meta[_VERBOSITY] = count
-    return count
+def _store_quiet(ctx: click.Context, _param: click.Parameter, quiet: bool) -> None:
+    """Keep the flag where `read_verbosity` finds it."""
+    ctx.meta[_QUIET] = quiet
 
 
-def read_verbosity(ctx: click.Context) -> int:
-    """Return how often `-v` was given to the command that ran in this context."""
-    return int(ctx.meta.get(_VERBOSITY, 0))
+def _store_verbose(ctx: click.Context, _param: click.Parameter, count: int) -> None:
+    """Keep the count where `read_verbosity` finds it."""
+    ctx.meta[_VERBOSE] = count
+
+
+def read_verbosity(ctx: click.Context) -> Verbosity:
+    """Return what was given to the command that runs, or has just failed, in this context or below it."""
+    return Verbosity(bool(ctx.meta.get(_QUIET, False)), int(ctx.meta.get(_VERBOSE, 0)))

@@ -43,7 +43,7 @@ def print_lines(console: Console, lines: Iterable[str]) -> None:
 
 def _build_table(texts: Sequence[str], figures: Sequence[str]) -> Table:
     """Return a table whose first columns hold text; the others are aligned to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for title in texts:
         table.add_column(title, overflow="fold")
     for title in figures:
@@ -180,7 +180,7 @@ def print_inspection(console: Console, inspection: Inspection, *, every_node: bo
     """
     print_lines(console, _list_headlines(inspection))
     console.print()
-    table = _build_table(["node", "op"], ["output", "parameters", "MACs", "full rank", "break-even"])
+    table = _build_table(["node", "op"], ["output", "parameters", "MACs", "full\nrank", "break-\neven"])
     table.add_column("eligible", overflow="fold")
     for node in inspection.nodes:
         if every_node or node.parameters or node.macs != 0:
@@ -196,10 +196,9 @@ def print_inspection(console: Console, inspection: Inspection, *, every_node: bo
 def _list_headlines(inspection: Inspection) -> list[str]:
     """Return what there is to say about the file."""
     producer = f", by {show_name(inspection.producer)}" if inspection.producer else ""
-    lines = [
-        f"{show_name(inspection.model)}: {show_amount(inspection.file_bytes, 'B')}, opset {inspection.opset}, "
-        f"IR version {inspection.ir_version}{producer}"
-    ]
+    size = show_amount(inspection.file_bytes, "B")
+    versions = f"opset {inspection.opset}, IR version {inspection.ir_version}"
+    lines = [f"{show_name(inspection.model)}: {size}, {versions}{producer}"]
     for title, tensors in (("Input", inspection.inputs), ("Output", inspection.outputs)):
         lines += [
             f"{title} {show_name(spec.name)}: {show_name(spec.dtype)} {show_shape(spec.shape)}" for spec in tensors
@@ -227,8 +226,7 @@ def _list_totals(inspection: Inspection) -> list[str]:
     macs = sum(node.macs or 0 for node in eligible)
     share = f" with {macs / inspection.macs:.1%} of the MACs" if inspection.macs else ""
     lines = [
-        f"Parameters in the file: {inspection.parameters:,} (the table counts them after batch normalisations "
-        "are folded).",
+        f"Parameters in the file: {inspection.parameters:,} (the table has batch normalisations folded).",
         f"Eligible: {len(eligible)} nodes{share}.",
     ]
     if inspection.uncounted_ops:

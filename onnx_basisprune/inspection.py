@@ -67,10 +67,7 @@ def _describe_nodes(cost: ModelCost, layers: Sequence[ConvLayer]) -> tuple[NodeI
 
 def _describe_node(node: NodeCost, layer: ConvLayer | None) -> NodeInspection:
     """Return one row."""
-    if layer is not None:
-        reason = layer.reason
-    else:
-        reason = f"{node.op_type} isn't decomposed" if node.macs != 0 else ""
+    other = "" if node.macs == 0 else f"{node.op_type} isn't decomposed"
     return NodeInspection(
         name=node.name,
         op_type=node.op_type,
@@ -80,5 +77,5 @@ def _describe_node(node: NodeCost, layer: ConvLayer | None) -> NodeInspection:
         full_rank=layer.full_rank if layer is not None else 0,
         break_even_rank=layer.break_even_rank if layer is not None else 0,
         eligible=layer is not None and not layer.reason,
-        reason=reason,
+        reason=other if layer is None else layer.reason,
     )
