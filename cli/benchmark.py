@@ -107,7 +107,7 @@ def benchmark(
 
     from onnx_basisprune import measurement
     from onnx_basisprune.cli.console import ConsoleProgress, check_json_target, open_console, write_json
-    from onnx_basisprune.cli.tables import print_benchmark
+    from onnx_basisprune.cli.measurement_tables import print_benchmark
 
     check_json_target(json_target, force=force)
     with ConsoleProgress(read_verbosity(ctx)) as progress:

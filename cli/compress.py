@@ -176,8 +176,8 @@ def compress(ctx: click.Context, *, model: Path, **options: Any) -> None:
     config = CompressionConfig(model=model, **options)
 
     from onnx_basisprune import pipeline
+    from onnx_basisprune.cli.compression_table import print_compression
     from onnx_basisprune.cli.console import ConsoleProgress, open_console
-    from onnx_basisprune.cli.tables import print_compression
 
     with ConsoleProgress(read_verbosity(ctx)) as progress:
         report = pipeline.compress(config, progress)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from onnx_basisprune import render_json
 from onnx_basisprune.cli.options import Verbosity
@@ -20,6 +21,7 @@ from onnx_basisprune.files import check_writable, write_atomically
 _STDOUT = Path("-")
 # Where nobody looks, nothing is cut to a window's width: names must stay whole for grep.
 _WIDTH_OF_FILES = 1000
+_SECONDS_BETWEEN_DRAWS = 0.2
 
 
 def open_console(*, stderr: bool = False) -> Console:
@@ -41,16 +43,18 @@ class ConsoleProgress:
         self._quiet, self._verbose = verbosity
         self._bars: Progress | None = None
         self._task: TaskID | None = None
-        self._stage, self._started = "", 0.0
+        self._stage, self._started, self._drawn = "", 0.0, 0.0
 
     def __enter__(self) -> ConsoleProgress:  # noqa: PYI034  # Self needs Python 3.11
         if not self._quiet and self._console.is_terminal and not self._console.is_dumb_terminal:
+            # No thread that draws in the background: it would disturb what a benchmark measures.
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TaskProgressColumn(markup=False),
+                TaskProgressColumn(),
                 TimeRemainingColumn(),
                 console=self._console,
+                auto_refresh=False,
                 transient=True,
                 redirect_stdout=False,
             )
@@ -71,11 +75,14 @@ class ConsoleProgress:
         self._stage, self._started = stage, perf_counter()
         if self._bars is not None:
             self._task = self._bars.add_task(stage, total=total)
+            self._draw()
 
     def advance(self, amount: float) -> None:
         """Move the bar on."""
         if self._bars is not None and self._task is not None:
             self._bars.advance(self._task, amount)
+            if perf_counter() - self._drawn > _SECONDS_BETWEEN_DRAWS:
+                self._draw()
 
     def note(self, message: str) -> None:
         """Print a line unless quiet."""
@@ -84,7 +91,14 @@ class ConsoleProgress:
 
     def warn(self, message: str) -> None:
         """Print a line, always."""
-        self._console.print(f"Warning: {message}", style="yellow", soft_wrap=True)
+        # A style of its own: that of `print` would colour the bar, too.
+        self._console.print(Text(f"Warning: {message}", style="yellow"), soft_wrap=True)
+
+    def _draw(self) -> None:
+        """Bring the bar on the terminal up to date."""
+        if self._bars is not None:
+            self._bars.refresh()
+            self._drawn = perf_counter()
 
     def _finish_stage(self) -> None:
         """Take the bar away; leave a line with the stage's time where details are wanted."""
@@ -93,7 +107,7 @@ class ConsoleProgress:
             self._task = None
         if self._stage and self._verbose and not self._quiet:
             seconds = perf_counter() - self._started
-            self._console.print(f"{self._stage}: {seconds:.1f} s", style="dim", soft_wrap=True)
+            self._console.print(Text(f"{self._stage}: {seconds:.1f} s", style="dim"), soft_wrap=True)
         self._stage = ""
 
 

@@ -84,7 +84,7 @@ def evaluate(ctx: click.Context, *, model: Path, json_target: Path | None, force
 
     from onnx_basisprune import measurement
     from onnx_basisprune.cli.console import ConsoleProgress, check_json_target, open_console, write_json
-    from onnx_basisprune.cli.tables import print_evaluation
+    from onnx_basisprune.cli.measurement_tables import print_evaluation
 
     check_json_target(json_target, force=force)
     with ConsoleProgress(read_verbosity(ctx)) as progress:

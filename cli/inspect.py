@@ -59,7 +59,7 @@ def inspect(
     """
     from onnx_basisprune import inspection
     from onnx_basisprune.cli.console import check_json_target, open_console, write_json
-    from onnx_basisprune.cli.tables import print_inspection
+    from onnx_basisprune.cli.inspection_table import print_inspection
 
     check_json_target(json_target, force=force)
     result = inspection.inspect_model(model, exclude, input_shape)

@@ -43,14 +43,14 @@ def show_ms(value: float | None) -> str:
 
 def show_percent(fraction: float | None) -> str:
     """Return a fraction as percent."""
-    return UNKNOWN if fraction is None else f"{fraction:.2%}"
+    return UNKNOWN if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def show_change(before: float | None, after: float | None) -> str:
     """Return a relative change in percent."""
     if before is None or after is None or before == 0:
         return UNKNOWN
-    return f"{after / before - 1:+.1%}"
+    return f"{100 * (after / before - 1):+.1f} %"
 
 
 def show_shape(shape: tuple[int | None, ...] | None) -> str:

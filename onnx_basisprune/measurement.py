@@ -116,7 +116,7 @@ def _time_models(
     stage = ", ".join(
         ["benchmark"]
         + ([] if batch_size is None else [f"batch {batch_size}"])
-        + ([] if threads is None else [f"{threads} threads"])
+        + ([] if threads is None else [f"{threads} thread{'s' * (threads != 1)}"])
     )
     done = 0.0
 

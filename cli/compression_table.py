@@ -1,0 +1,141 @@
+"""What a compression run came to: before and after, layers, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from onnx_basisprune.cli.numbers import (
+    UNKNOWN,
+    show_amount,
+    show_change,
+    show_interval,
+    show_ms,
+    show_name,
+    show_percent,
+)
+from onnx_basisprune.cli.tables import build_table, print_lines, show_drop
+from onnx_basisprune.results import (
+    Accuracy,
+    CompressionReport,
+    LayerReport,
+    ModelMeasurement,
+)
+
+
+def print_compression(console: Console, report: CompressionReport, *, layers: bool) -> None:
+    """Print what a compression run came to.
+
+    Args:
+        console: On stdout.
+        report: The run's report.
+        layers: Whether to print a row per Conv, too.
+    """
+    if layers:
+        _print_layers(console, report.layers)
+    before, after = report.original, report.compressed
+    predicted = after.file_bytes is None
+    table = build_table([""], ["before", "predicted" if predicted else "after", "change"])
+    for row in _list_changes(before, after):
+        table.add_row(*row)
+    console.print(table)
+    console.print()
+    print_lines(console, _list_findings(report))
+
+
+def _list_changes(before: ModelMeasurement, after: ModelMeasurement) -> list[tuple[str, str, str, str]]:
+    """Return the rows of the before/after table; figures that weren't taken have none."""
+    rows = [
+        ("MACs", show_amount(before.macs), show_amount(after.macs), show_change(before.macs, after.macs)),
+        (
+            "Parameters",
+            show_amount(before.parameters),
+            show_amount(after.parameters),
+            show_change(before.parameters, after.parameters),
+        ),
+    ]
+    if before.file_bytes is not None and after.file_bytes is not None:
+        sizes = show_amount(before.file_bytes, "B"), show_amount(after.file_bytes, "B")
+        rows.append(("File size", *sizes, show_change(before.file_bytes, after.file_bytes)))
+    if before.latency is not None and after.latency is not None:
+        old, new = before.latency.median_ms, after.latency.median_ms
+        rows.append(("Median latency", show_ms(old), show_ms(new), show_change(old, new)))
+    if before.accuracy is not None:
+        rows.extend(_list_accuracy_rows(before.accuracy, after.accuracy))
+    return rows
+
+
+def _list_accuracy_rows(before: Accuracy, after: Accuracy | None) -> list[tuple[str, str, str, str]]:
+    """Return the rows about accuracy: top-1 and top-5, or the agreement where there are no labels."""
+    rows = []
+    for title, old, new in (
+        ("Top-1 accuracy", before.top1, after and after.top1),
+        ("Top-5 accuracy", before.top5, after and after.top5),
+    ):
+        if old is not None:
+            change = UNKNOWN if new is None else f"{100 * (new - old):+.2f} pp"
+            rows.append((title, show_percent(old), show_percent(new), change))
+    if before.top1 is None and after is not None:
+        rows.append(("Agreement with the original", UNKNOWN, show_percent(after.agreement), UNKNOWN))
+    return rows
+
+
+def _list_findings(report: CompressionReport) -> list[str]:
+    """Return what stands below the table, a line each."""
+    lines = []
+    if report.speedup is not None and report.compressed.latency is not None:
+        batch = report.compressed.latency.batch_size
+        threads = report.environment.get("threads")
+        where = f"batch {batch}, {_name_threads(threads)}"
+        lines.append(f"Speed-up: {report.speedup.median:.2f}x ({show_interval(report.speedup)}; {where})")
+    accuracy = report.compressed.accuracy
+    if report.drop_pp is not None and accuracy is not None:
+        lines.append(show_drop(report.drop_pp, accuracy, "the original"))
+    if report.recovery is not None:
+        course = report.recovery
+        losses = f"held-out loss {course.held_out_loss_before:.3g} -> {course.held_out_loss_after:.3g}"
+        lines.append(f"Recovery: {course.steps:,} steps, {losses}{'' if course.kept else ' (not kept)'}")
+    lines += [
+        f"Gate {show_name(gate.name)}: {'passed' if gate.passed else 'FAILED'} "
+        f"(asked {gate.asked:g}, reached {gate.reached:.4g})"
+        for gate in report.gates
+    ]
+    output = report.config.get("output")
+    if output is not None:
+        lines.append(f"Written: {show_name(str(output))}")
+    elif report.config.get("dry_run"):
+        lines.append("Dry run: nothing was written.")
+    else:
+        lines.append("Nothing was written: the model is the same as before.")
+    return lines
+
+
+def _name_threads(threads: object) -> str:
+    """Return onnxruntime's threads in words."""
+    return "onnxruntime's default threads" if threads is None else f"{threads} thread{'s' * (threads != 1)}"
+
+
+def _print_layers(console: Console, layers: Sequence[LayerReport]) -> None:
+    """Print a row per Conv: its rank and what it costs before and after."""
+    table = build_table(["Conv"], ["rank", "MACs", "parameters", "removed score"])
+    unchanged: dict[str, list[str]] = {}
+    for layer in layers:
+        name = show_name(layer.name)
+        if not layer.decomposed:
+            unchanged.setdefault(show_name(layer.reason), []).append(name)
+        table.add_row(
+            name,
+            f"{layer.rank:,} of {layer.full_rank:,}" if layer.decomposed else "full",
+            _show_step(layer.macs_before, layer.macs_after),
+            _show_step(layer.parameters_before, layer.parameters_after),
+            f"{layer.removed_score:.3g}" if layer.decomposed else UNKNOWN,
+        )
+    console.print(table)
+    print_lines(console, (f"Unchanged, {reason}: {', '.join(names)}" for reason, names in unchanged.items()))
+    console.print()
+
+
+def _show_step(before: int, after: int) -> str:
+    """Return an amount before and after, or once where nothing changed."""
+    return show_amount(before) if before == after else f"{show_amount(before)} -> {show_amount(after)}"
