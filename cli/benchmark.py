@@ -91,6 +91,7 @@ _HOW = "How long"
 @click.pass_context
 def benchmark(
     ctx: click.Context,
+    /,
     *,
     a: Path,
     b: Path | None,

@@ -163,7 +163,7 @@ _output_options = apply_options(
 @preprocess_options()
 @_output_options
 @click.pass_context
-def compress(ctx: click.Context, *, model: Path, **options: Any) -> None:
+def compress(ctx: click.Context, /, *, model: Path, **options: Any) -> None:
     """Compress MODEL, a trained ONNX image classifier.
 
     Writes a smaller and faster ONNX file with the same inputs and outputs, and shows speed and accuracy before

@@ -70,8 +70,8 @@ def _list_accuracy_rows(before: Accuracy, after: Accuracy | None) -> list[tuple[
     """Return the rows about accuracy: top-1 and top-5, or the agreement where there are no labels."""
     rows = []
     for title, old, new in (
-        ("Top-1 accuracy", before.top1, after and after.top1),
-        ("Top-5 accuracy", before.top5, after and after.top5),
+        ("Top-1 accuracy", before.top1, after.top1 if after is not None else None),
+        ("Top-5 accuracy", before.top5, after.top5 if after is not None else None),
     ):
         if old is not None:
             change = UNKNOWN if new is None else f"{100 * (new - old):+.2f} pp"

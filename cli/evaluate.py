@@ -74,7 +74,7 @@ from onnx_basisprune.config import EvaluationConfig
 @json_options()
 @verbosity_options()
 @click.pass_context
-def evaluate(ctx: click.Context, *, model: Path, json_target: Path | None, force: bool, **options: Any) -> None:
+def evaluate(ctx: click.Context, /, *, model: Path, json_target: Path | None, force: bool, **options: Any) -> None:
     """Measure the accuracy of MODEL on labelled images.
 
     Top-1 and top-5 with a 95 % confidence interval; with --reference also how far it agrees with

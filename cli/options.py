@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from onnx_basisprune.config import PreprocessConfig
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # generic in newer releases of click only
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -52,7 +57,7 @@ class SectionCommand(click.Command):
                 formatter.write_dl(records)
 
 
-class Count(click.ParamType):
+class Count(_ParamType):
     """A whole number that isn't below `least`."""
 
     name = "integer"
@@ -71,7 +76,7 @@ class Count(click.ParamType):
         return number
 
 
-class NumberList(click.ParamType):
+class NumberList(_ParamType):
     """Comma-separated numbers, such as `0.485,0.456,0.406`; hands over a tuple."""
 
     name = "numbers"
