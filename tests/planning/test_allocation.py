@@ -61,7 +61,7 @@ def test_prices_with_plateaus_offer_only_what_is_cheaper() -> None:
 
 
 def test_layer_that_never_gains_has_one_form() -> None:
-    choice = list_choices(make_layer(), np.ones(8), lambda layer, rank: 1.0 if rank is None else 2.0)
+    choice = list_choices(make_layer(), np.ones(8), lambda _, rank: 1.0 if rank is None else 2.0)
     assert choice.ranks.tolist() == [-1]
     assert find_hull(choice).tolist() == [0]
     allocation = allocate_ranks({"conv": choice}, {"conv": np.ones(8)}, 0.5)
