@@ -59,16 +59,20 @@ def loss_gradient(logits: torch.Tensor, head: Head, labels: NDArray[np.int64]) -
     classes = logits.shape[1]
     limit = 2 if classes == 1 else classes
     if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < limit:
+        wrong = int(labels.min() if labels.min() < 0 else labels.max())
         raise DataError(
-            f"found class index {int(labels.max())}, but the model has {limit} classes; expected 0 to {limit - 1}: "
+            f"found class index {wrong}, but the model has {limit} classes; expected 0 to {limit - 1}: "
             f"map folders to class indices with --labels."
         )
     target = torch.from_numpy(labels)
+    # In float64, for in float32 a confident prediction's 1 - p loses its digits or vanishes.
+    z = logits.double()
     if classes == 1:
-        return torch.sigmoid(logits) - target[:, None].to(logits.dtype)
-    one_hot = torch.nn.functional.one_hot(target, classes).to(logits.dtype)
-    predicted = torch.sigmoid(logits) if is_binary(head, classes) else torch.softmax(logits, dim=1)
-    return predicted - one_hot
+        gradient = torch.sigmoid(z) - target[:, None]
+    else:
+        predicted = torch.sigmoid(z) if is_binary(head, classes) else torch.softmax(z, dim=1)
+        gradient = predicted - torch.nn.functional.one_hot(target, classes)
+    return gradient.to(logits.dtype)
 
 
 def fisher_gradient(logits: torch.Tensor, head: Head, indices: NDArray[np.int64], seed: int) -> torch.Tensor:
@@ -83,10 +87,10 @@ def fisher_gradient(logits: torch.Tensor, head: Head, indices: NDArray[np.int64]
     """
     classes = logits.shape[1]
     signs = np.stack([np.random.default_rng((seed, int(index))).integers(0, 2, classes) for index in indices])
-    e = torch.from_numpy(2 * signs - 1).to(logits.dtype)
+    e = torch.from_numpy(2 * signs - 1).double()
+    z = logits.double()  # as in `loss_gradient`
     if is_binary(head, classes):
-        p = torch.sigmoid(logits)
-        return (p * (1 - p)).sqrt() * e
-    p = torch.softmax(logits, dim=1)
-    root = p.sqrt()
-    return root * e - p * (root * e).sum(dim=1, keepdim=True)
+        return ((torch.sigmoid(z) * torch.sigmoid(-z)).sqrt() * e).to(logits.dtype)
+    p = torch.softmax(z, dim=1)
+    weighted = p.sqrt() * e
+    return (weighted - p * weighted.sum(dim=1, keepdim=True)).to(logits.dtype)
