@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.loss import fisher_gradient, flatten_logits, loss_gradient
+from onnx_basisprune.errors import ModelError, quote
 from onnx_basisprune.planning.types import Basis, ConvStatistics, Head, Operation, ReducedSpace
 
 GradientHook = Callable[[torch.Tensor], None]
@@ -158,16 +159,42 @@ def collect_statistics(
         progress: Called with the number of images done in each batch.
 
     Returns:
-        The statistics by Conv name.
+        The statistics by Conv name, of those that the loss depends on.
+
+    Raises:
+        ModelError: Outputs or gradients of a Conv aren't finite.
     """
     moments = {name: _Moments(len(bias), spaces[name], bias) for name, bias in biases.items()}
     watch = {name: item.add_output for name, item in moments.items()}
     images = gradient_pass.run(batches, watch, progress)
+    _check_finite(moments)
     return {
         name: ConvStatistics(item.total, item.outer, item.gradient_outer, item.positions, images)
         for name, item in moments.items()
         if item.positions
     }
+
+
+def _check_finite(moments: Mapping[str, _Moments]) -> None:
+    """Refuse sums that hold NaN or infinity, naming the node nearest to the cause.
+
+    Raises:
+        ModelError: There are such sums.
+    """
+    remedy = "check the preprocessing and the node's weights, or leave the node out with --exclude"
+    for name, item in moments.items():
+        if not np.isfinite(item.outer).all():
+            raise ModelError(
+                f"Node {quote(name)} gives outputs that are NaN or so large that their squares overflow; expected "
+                f"finite ones: {remedy}."
+            )
+    # Gradients come from behind: the last node that has them is the nearest.
+    for name, item in reversed(moments.items()):
+        if not np.isfinite(item.gradient_outer).all():
+            raise ModelError(
+                f"The loss gradient at node {quote(name)} isn't finite; expected finite gradients: look behind it "
+                f"for an operator without a derivative at some values, such as the square root at 0."
+            )
 
 
 class _Scores:
