@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from onnx_basisprune.config import CompressionConfig, PreprocessConfig
 from onnx_basisprune.data.batches import Batch, iterate_batches, load_batch
@@ -24,6 +23,9 @@ from onnx_basisprune.planning.types import Head, TensorSpec
 from onnx_basisprune.progress import Progress
 from onnx_basisprune.runtime.evaluation import Predictions, evaluate, to_scores
 from onnx_basisprune.runtime.session import Session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 _PROBE_IMAGES = 16
 # Of --data, without --val, what is kept from calibration for the reported figures.
