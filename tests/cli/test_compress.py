@@ -1,0 +1,276 @@
+"""`basisprune compress`: options reach the run, results reach the user, nothing is ever overwritten."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from onnx_basisprune import pipeline
+from onnx_basisprune.cli.compress import compress
+from onnx_basisprune.cli.main import basisprune
+from onnx_basisprune.config import CompressionConfig
+from onnx_basisprune.progress import Progress
+from onnx_basisprune.results import (
+    Accuracy,
+    CompressionReport,
+    Gate,
+    Interval,
+    Latency,
+    LayerReport,
+    ModelMeasurement,
+    RecoveryReport,
+    Speedup,
+)
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
+MODEL = SAMPLES / "digits.onnx"
+DATA = ["--data", str(SAMPLES / "digits" / "calib"), "--val", str(SAMPLES / "digits" / "val")]
+# Values that no default has, for every option.
+OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "output": (["-o", "out.onnx"], Path("out.onnx")),
+    "val": (["--val", "v.npz"], Path("v.npz")),
+    "labels": (["--labels", "l.json"], Path("l.json")),
+    "limit": (["--limit", "7"], 7),
+    "batch_size": (["--batch-size", "3"], 3),
+    "threads": (["--threads", "2"], 2),
+    "seed": (["--seed", "9"], 9),
+    "target_macs": (["--target-macs", "0.7"], 0.7),
+    "target_params": (["--target-params", "0.6"], 0.6),
+    "basis": (["--basis", "svd"], "svd"),
+    "prune": (["--prune", "basis"], "basis"),
+    "recover": (["--recover", "none"], "none"),
+    "recover_steps": (["--recover-steps", "0"], 0),
+    "augment": (["--augment", "shift+flip"], "shift+flip"),
+    "exclude": (["--exclude", "a", "--exclude", "b,c"], ("a", "b,c")),
+    "report": (["--report", "r.json"], Path("r.json")),
+    "dry_run": (["--dry-run"], True),
+    "force": (["--force"], True),
+    "preprocess": (["--preprocess", "caffe"], "caffe"),
+    "mean": (["--mean", "-1,0.5,2"], (-1.0, 0.5, 2.0)),
+    "std": (["--std", "1"], (1.0,)),
+    "scale": (["--scale", "0.5"], 0.5),
+    "resize": (["--resize", "0"], 0),
+    "crop": (["--crop", "12"], 12),
+    "color": (["--color", "gray"], "gray"),
+    "layout": (["--layout", "nhwc"], "nhwc"),
+}
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(basisprune, ["compress", *arguments])
+
+
+def make_report(**changes: Any) -> CompressionReport:
+    before = Accuracy(1000, 0.9, 0.99, None, Interval(0.9, 0.88, 0.92))
+    after = dataclasses.replace(before, top1=0.885, agreement=0.95)
+    layers = (
+        LayerReport("conv1", "Conv", True, "", 16, 6, 1_000_000, 400_000, 2000, 900, 1e-3),
+        LayerReport("conv2", "Conv", False, "depthwise", 0, 0, 50_000, 50_000, 90, 90, 0.0),
+    )
+    report = CompressionReport(
+        config={"output": "out.onnx", "dry_run": False},
+        environment={"threads": 2},
+        original=ModelMeasurement(2_000_000, 100_000, 400_000, (), Latency(4.0, 5.0, 1, 30), before),
+        compressed=ModelMeasurement(1_000_000, 40_000, 160_000, (), Latency(2.0, 2.5, 1, 30), after),
+        speedup=Speedup(2.0, 1.9, 2.1),
+        drop_pp=Interval(1.5, 0.5, 2.5),
+        layers=layers,
+        groups=(),
+        gates=(Gate("target_macs", 0.5, 0.5, True),),
+        recovery=RecoveryReport("scale", 20, True, 0.04, 0.02),
+        timings={},
+    )
+    return dataclasses.replace(report, **changes)
+
+
+class FakeRun:
+    """Stands in for the pipeline, keeps the options and returns a prepared report."""
+
+    def __init__(self, report: CompressionReport) -> None:
+        self.report = report
+        self.config: CompressionConfig | None = None
+
+    def __call__(self, config: CompressionConfig, progress: Progress) -> CompressionReport:
+        self.config = config
+        progress.start("gradient pass", 10)
+        progress.advance(10)
+        progress.note("a note")
+        return self.report
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    stand_in = FakeRun(make_report())
+    monkeypatch.setattr(pipeline, "compress", stand_in)
+    return stand_in
+
+
+def test_every_option_has_the_name_of_its_field() -> None:
+    fields = {field.name for field in dataclasses.fields(CompressionConfig)}
+    shown = {param.name for param in compress.params if param.expose_value}
+    assert shown == fields
+    assert set(OPTIONS) == fields - {"model", "data"}
+
+
+@pytest.mark.parametrize("field", sorted(OPTIONS))
+def test_options_reach_the_run(field: str, fake: FakeRun) -> None:
+    arguments, value = OPTIONS[field]
+    result = run("m.onnx", "--data", "d", *arguments)
+    assert result.exit_code == 0, result.output
+    expected = CompressionConfig(model=Path("m.onnx"), data=Path("d"))
+    assert fake.config == dataclasses.replace(expected, **{field: value})
+
+
+def test_help_shows_each_default() -> None:
+    text = " ".join(CliRunner().invoke(basisprune, ["compress", "-h"], terminal_width=100).stdout.split())
+    for default in ("2000", "64", "fisher", "scale", "300", "shift", "auto", "0.5 where no target is given"):
+        assert f"[default: {default}]" in text
+    assert "x>=" not in text
+
+
+def test_the_table_and_what_follows(fake: FakeRun) -> None:
+    result = run("m.onnx", "--data", "d")
+    rows = {line.split("  ")[0]: line.split()[-2:] for line in result.stdout.splitlines() if "  " in line}
+    assert result.exit_code == 0
+    assert rows["MACs"] == ["-50.0", "%"]
+    assert rows["Parameters"] == ["-60.0", "%"]
+    assert rows["File size"] == ["-60.0", "%"]
+    assert rows["Median latency"] == ["-50.0", "%"]
+    assert rows["Top-1 accuracy"] == ["-1.50", "pp"]
+    assert "Speed-up: 2.00x (95 % interval 1.90 to 2.10; batch 1, 2 threads)" in result.stdout
+    drop = "Accuracy drop against the original: 1.50 pp (95 % interval 0.50 to 2.50; 1,000 images)"
+    assert drop in result.stdout
+    assert "Recovery: 20 steps, held-out loss 0.04 -> 0.02" in result.stdout
+    assert "Gate target_macs: passed (asked 0.5, reached 0.5)" in result.stdout
+    assert result.stdout.endswith("Written: out.onnx\n")
+    assert result.stderr == "a note\n"
+    assert "conv1" not in result.stdout
+
+
+def test_without_labels_agreement_is_shown(fake: FakeRun) -> None:
+    report = fake.report
+    assert report.compressed.accuracy is not None
+    blind = dataclasses.replace(report.compressed.accuracy, top1=None, top5=None)
+    fake.report = dataclasses.replace(
+        report,
+        original=dataclasses.replace(report.original, accuracy=dataclasses.replace(blind, agreement=None)),
+        compressed=dataclasses.replace(report.compressed, accuracy=blind),
+        drop_pp=Interval(5.0, 4.0, 6.0),
+    )
+    result = run("m.onnx", "--data", "d")
+    assert "95.00 %" in result.stdout
+    assert "Disagreement with the original: 5.00 % (95 % interval 4.00 to 6.00" in result.stdout
+    assert "Top-1" not in result.stdout
+
+
+def test_a_failed_gate_is_3_and_told_on_stderr_too(fake: FakeRun) -> None:
+    fake.report = make_report(gates=(Gate("target_macs", 0.1, 0.25, False),))
+    result = run("m.onnx", "--data", "d")
+    assert result.exit_code == 3
+    assert "Gate target_macs: FAILED (asked 0.1, reached 0.25)" in result.stdout
+    assert "Written: out.onnx" in result.stdout
+    quiet = run("m.onnx", "--data", "d", "-q")
+    assert (quiet.exit_code, quiet.stdout) == (3, "")
+    assert quiet.stderr == "Warning: gate target_macs failed: asked 0.1, reached 0.25.\n"
+
+
+def test_quiet_says_nothing_on_success(fake: FakeRun) -> None:
+    result = run("m.onnx", "--data", "d", "-q")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_verbose_adds_layers_and_times(fake: FakeRun) -> None:
+    result = run("m.onnx", "--data", "d", "-v")
+    conv1 = next(line for line in result.stdout.splitlines() if line.startswith("conv1"))
+    assert "6 of 16" in conv1
+    assert "1.00 M -> 400 k" in conv1
+    assert "Unchanged, depthwise: conv2" in result.stdout
+    assert "gradient pass: 0.0 s" in result.stderr.splitlines()
+
+
+def test_a_dry_run_shows_predictions_and_layers(fake: FakeRun) -> None:
+    fake.report = make_report(
+        config={"output": None, "dry_run": True},
+        compressed=ModelMeasurement(1_000_000, 40_000, None),
+        speedup=None,
+        drop_pp=None,
+        recovery=None,
+    )
+    result = run("m.onnx", "--data", "d", "--dry-run")
+    assert result.exit_code == 0
+    assert "predicted" in result.stdout
+    assert "Median latency" not in result.stdout
+    assert "6 of 16" in result.stdout
+    assert result.stdout.endswith("Dry run: nothing was written.\n")
+
+
+def test_a_whole_run_by_the_command_writes_model_and_report(tmp_path: Path) -> None:
+    output, report = tmp_path / "small.onnx", tmp_path / "report.json"
+    before = MODEL.read_bytes()
+    command = [sys.executable, "-m", "onnx_basisprune", "compress", str(MODEL), *DATA]
+    command += ["-o", str(output), "--report", str(report), "--limit", "40", "--recover-steps", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"Written: {output}" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "small.onnx"]
+    assert MODEL.read_bytes() == before
+    onnx.checker.check_model(output, full_check=True)
+    values = json.loads(report.read_text(encoding="utf-8"))
+    assert values["format_version"] == 1
+    assert values["compressed"]["macs"] <= 0.5 * values["original"]["macs"]
+    assert values["compressed"]["file_bytes"] == output.stat().st_size < values["original"]["file_bytes"]
+    assert values["original"]["accuracy"]["top1"] > 0.97
+    assert values["original"]["accuracy"]["n"] == 600
+    assert values["gates"][0]["passed"] is True
+    assert values["config"]["output"] == str(output)
+    assert set(values) >= {"speedup", "drop_pp", "environment", "layers", "groups", "timings"}
+
+
+def test_a_target_out_of_reach_is_3_and_the_best_model_is_written(tmp_path: Path) -> None:
+    output = tmp_path / "small.onnx"
+    options = ["-o", str(output), "--limit", "20", "--recover", "none", "--target-macs", "0.001"]
+    result = run(str(MODEL), *DATA, *options)
+    assert result.exit_code == 3, result.output
+    assert "FAILED (asked 0.001" in result.stdout
+    onnx.checker.check_model(output, full_check=True)
+
+
+@pytest.mark.parametrize("existing", ["out.onnx", "report.json"])
+def test_existing_files_are_refused_before_any_work(existing: str, tmp_path: Path) -> None:
+    (tmp_path / existing).write_text("mine")
+    targets = ["-o", str(tmp_path / "out.onnx"), "--report", str(tmp_path / "report.json")]
+    result = run(str(MODEL), "--data", "missing", *targets)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{existing}' exists already" in result.stderr
+    assert "--force" in result.stderr
+    assert (tmp_path / existing).read_text() == "mine"
+
+
+def test_the_input_is_never_written_over_even_with_force() -> None:
+    before = MODEL.read_bytes()
+    result = run(str(MODEL), *DATA, "-o", str(MODEL), "--force")
+    assert result.exit_code == 1
+    assert "never written over" in result.stderr
+    assert MODEL.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [("missing.onnx", str(SAMPLES), "missing.onnx"), (str(MODEL), "missing", "missing")],
+)
+def test_missing_files_are_one_line(model: str, data: str, message: str, tmp_path: Path) -> None:
+    result = run(model, "--data", data, "-o", str(tmp_path / "out.onnx"), "-q")
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
