@@ -88,7 +88,8 @@ def _list_findings(report: CompressionReport) -> list[str]:
         batch = report.compressed.latency.batch_size
         threads = report.environment.get("threads")
         where = f"batch {batch}, {_name_threads(threads)}"
-        lines.append(f"Speed-up: {report.speedup.median:.2f}x ({show_interval(report.speedup)}; {where})")
+        slower = ", which is slower" if report.speedup.high < 1 else ""
+        lines.append(f"Speed-up: {report.speedup.median:.2f}x{slower} ({show_interval(report.speedup)}; {where})")
     accuracy = report.compressed.accuracy
     if report.drop_pp is not None and accuracy is not None:
         lines.append(show_drop(report.drop_pp, accuracy, "the original"))

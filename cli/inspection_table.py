@@ -74,12 +74,18 @@ def _describe_row(node: NodeInspection) -> Sequence[str | Text]:
 def _list_totals(inspection: Inspection) -> list[str]:
     """Return what stands below the table."""
     eligible = [node for node in inspection.nodes if node.eligible]
-    macs = sum(node.macs or 0 for node in eligible)
-    share = f" with {100 * macs / inspection.macs:.1f} % of the MACs" if inspection.macs else ""
-    lines = [
-        f"Parameters in the file: {inspection.parameters:,} (the table has batch normalisations folded).",
-        f"Eligible: {len(eligible)} nodes{share}.",
-    ]
+    lines = []
+    if inspection.parameters != inspection.normalized_parameters:
+        lines.append(
+            f"Parameters in the file: {inspection.parameters:,}; the table counts them after batch "
+            "normalisations are folded."
+        )
+    share = ""
+    # A share of what happens to be known would mislead.
+    if inspection.macs and not inspection.uncounted_ops:
+        macs = sum(node.macs or 0 for node in eligible)
+        share = f" with {100 * macs / inspection.macs:.1f} % of the MACs"
+    lines.append(f"Eligible: {len(eligible)} nodes{share}.")
     if inspection.uncounted_ops:
         ops = ", ".join(show_name(op) for op in inspection.uncounted_ops)
         lines.append(f"MACs not counted for: {ops}.")
