@@ -22,12 +22,13 @@ def augment_images(
     """Return shifted (reflecting at the borders) and mirrored copies of a batch.
 
     Args:
-        x: `[n, C, H, W]`, or `[n, H, W, C]` for `nhwc`.
+        x: `[n, C, H, W]`, or `[n, H, W, C]` for `nhwc`. Signals and volumes, which have fewer or more axes, are
+            returned as they are.
         augmentation: `shift` by up to an eighth of each side, `shift+flip` also mirrors half of the images.
         layout: Where the channel axis is.
         generator: Draws shifts and flips, one per image.
     """
-    if augmentation == "none":
+    if augmentation == "none" or x.ndim != 4:
         return x
     images = x if layout == "nchw" else x.permute(0, 3, 1, 2)
     height, width = images.shape[2:]

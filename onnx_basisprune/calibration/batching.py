@@ -32,7 +32,9 @@ def can_batch(executor: Executor, input_name: str, head: Head, images: NDArray[A
     doubled[fixed_batch:] = doubled[fixed_batch:, ..., ::-1].copy()
     x = torch.from_numpy(doubled)
     with torch.no_grad():
-        halves = [executor.run({input_name: half}, [head.logits])[head.logits] for half in x.split(fixed_batch)]
+        halves = [
+            executor.run({input_name: half}, [head.logits])[head.logits] for half in (x[:fixed_batch], x[fixed_batch:])
+        ]
         try:
             found = executor.run({input_name: x}, [head.logits])[head.logits]
         except BasispruneError:

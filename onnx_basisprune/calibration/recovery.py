@@ -166,8 +166,10 @@ class Distillation:
         settings = self._settings
         generator = np.random.default_rng((settings.seed, settings.steps))
         optimizer = torch.optim.Adam(student.parameters(), lr=learning_rate)
+        total = settings.steps + 1
+        # At least one step of warm-up: OneCycleLR divides by its length.
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=learning_rate, total_steps=settings.steps + 1, pct_start=_WARM_UP
+            optimizer, max_lr=learning_rate, total_steps=total, pct_start=max(_WARM_UP, 2 / total)
         )
         interval, since = max(1, -(-settings.steps // _CHECKS)), 0
         for step in range(1, settings.steps + 1):

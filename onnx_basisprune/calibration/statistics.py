@@ -189,7 +189,7 @@ def _check_finite(moments: Mapping[str, _Moments]) -> None:
                 f"finite ones: {remedy}."
             )
     # Gradients come from behind: the last node that has them is the nearest.
-    for name, item in reversed(moments.items()):
+    for name, item in reversed(list(moments.items())):
         if not np.isfinite(item.gradient_outer).all():
             raise ModelError(
                 f"The loss gradient at node {quote(name)} isn't finite; expected finite gradients: look behind it "
