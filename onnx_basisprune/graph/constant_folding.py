@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
 # Deterministic and cheap; anything else is left to the runtime, which folds at load time.
-_FOLDABLE = frozenset(
+FOLDABLE_OPS = frozenset(
     {
-        "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul", "Neg", "Range",
-        "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+        "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul", "Neg", "Reshape",
+        "Shape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
 _LARGEST_RESULT = 65_536
-_LONGEST_AXIS_SPEC = 64
+_LONGEST_SHAPE = 64
 
 
 def fold_constants(graph: gs.Graph) -> None:
     """Replace each foldable node whose inputs are all constants by initializers, in place.
 
     Args:
-        graph: In topological order, with Constant nodes already turned into initializers. Initializers
-            that are graph inputs too count as variable: a caller may override them.
+        graph: A skeleton in topological order, with Constant nodes already turned into initializers.
     """
-    overridable = {id(tensor) for tensor in graph.inputs}
     outputs = {id(tensor) for tensor in graph.outputs}
     for node in list(graph.nodes):
-        if node.op not in _FOLDABLE or node.domain not in (None, "", "ai.onnx") or not node.inputs:
+        if node.op not in FOLDABLE_OPS or not node.inputs:
             continue
         if any(id(tensor) in outputs for tensor in node.outputs) or len(node.outputs) != 1:
             continue
-        if not all(_is_constant(tensor, overridable) for tensor in node.inputs):
+        if not all(_is_constant(tensor) for tensor in node.inputs):
             continue
         values = _evaluate(node, graph.opset)
-        if values is None or values.size > _LARGEST_RESULT:
+        if values is None:
             continue
         constant = gs.Constant(node.outputs[0].name, values)
         for reader in list(node.outputs[0].outputs):
@@ -47,38 +50,54 @@ def fold_constants(graph: gs.Graph) -> None:
         graph.nodes.remove(node)
 
 
-def _is_constant(tensor: gs.Tensor, overridable: set[int]) -> bool:
+def _is_constant(tensor: gs.Tensor) -> bool:
     """Return whether a node's input has the same, not too large value in every run."""
     if tensor.is_empty():
         return True
-    if not isinstance(tensor, gs.Constant) or id(tensor) in overridable:
+    if not isinstance(tensor, gs.Constant):
         return False
     return bool(np.prod(tensor.shape, dtype=np.int64) <= _LARGEST_RESULT)
 
 
 def _evaluate(node: gs.Node, opset: int) -> np.ndarray | None:
-    """Compute one node with ONNX's reference implementation; `None` where it has none for this case."""
-    inputs = [tensor for tensor in node.inputs if not tensor.is_empty()]
+    """Compute a skeleton's node; `None` where that isn't possible or its result is too large to keep."""
+    inputs = {tensor.name: tensor.values for tensor in node.inputs if not tensor.is_empty()}
+    return evaluate_node(gs.exporters.onnx_exporter.OnnxExporter.export_node(node), inputs, opset)
+
+
+def evaluate_node(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opset: int) -> NDArray[Any] | None:
+    """Compute one node with ONNX's reference implementation.
+
+    Args:
+        node: One of `FOLDABLE_OPS` with one output.
+        inputs: The values that it reads, by name.
+        opset: Version of the operator set.
+
+    Returns:
+        Its output; `None` where the reference has none for this case, or the result would be too large.
+    """
     # A result too large to keep isn't even computed: its size is written in a small input.
-    if node.op in ("ConstantOfShape", "Expand") and inputs[-1].values.size <= _LONGEST_AXIS_SPEC:
-        if np.prod(np.abs(inputs[-1].values.astype(np.float64))) > _LARGEST_RESULT:
+    if node.op_type in ("ConstantOfShape", "Expand"):
+        shape = inputs[node.input[-1]].astype(np.float64)
+        if shape.size > _LONGEST_SHAPE or np.prod(np.abs(shape)) > _LARGEST_RESULT:
             return None
-    elif node.op == "Range":
+    # Releases of the reference differ on how a negative quotient is rounded.
+    if node.op_type == "Div" and any(values.dtype.kind == "i" and (values < 0).any() for values in inputs.values()):
         return None
-    proto = gs.exporters.onnx_exporter.OnnxExporter.export_node(node)
-    feeds = {tensor.name: tensor.values for tensor in inputs}
-    undefined = onnx.helper.make_tensor_type_proto(onnx.TensorProto.UNDEFINED, None)
+    undefined = onnx.helper.make_tensor_type_proto(TensorProto.UNDEFINED, None)
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
-            [proto],
+            [node],
             "constant",
-            [onnx.helper.make_value_info(name, undefined) for name in feeds],
-            [onnx.helper.make_value_info(node.outputs[0].name, undefined)],
+            [onnx.helper.make_value_info(name, undefined) for name in inputs],
+            [onnx.helper.make_value_info(node.output[0], undefined)],
         ),
         opset_imports=[onnx.helper.make_opsetid("", opset)],
     )
     try:
-        (values,) = ReferenceEvaluator(model).run(None, feeds)
+        with np.errstate(all="raise"):  # overflow and the like are left to the runtime, as it does them
+            (values,) = ReferenceEvaluator(model).run(None, dict(inputs))
     except Exception:  # noqa: BLE001 - the reference has gaps of every kind; leaving the node is always right
         return None
-    return np.asarray(values)
+    result = np.asarray(values)
+    return result if result.size <= _LARGEST_RESULT else None

@@ -74,18 +74,21 @@ def _count_matmul(operation: Operation, inputs: Sequence[Shape], outputs: Sequen
 
 
 def _count_einsum(operation: Operation, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-    # The product over all index sizes, as if all operands were multiplied at once.
+    # The product over all index sizes, as if all operands were multiplied at once; one operand is only summed.
     terms = operation.attributes["equation"].replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, inputs, strict=True):
         if "." in term:
             raise LookupError("ellipsis")
-        sizes.update(zip(term, shape, strict=True))
-    return prod(sizes.values())
+        for index, size in zip(term, shape, strict=True):
+            sizes[index] = max(size, sizes.get(index, 1))  # a size of 1 is broadcast
+    return prod(sizes.values()) if len(inputs) > 1 else 0
 
 
 def _count_attention(operation: Operation, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     # Q Kᵀ and its product with V; heads side by side ([n, s, heads·d]) or apart ([n, heads, s, d]).
+    if any(operation.inputs[4:6]):
+        raise LookupError("keys and values of earlier steps")
     queries, keys, values = inputs[:3]
     heads = queries[0] if len(queries) == 3 else queries[0] * queries[1]
     per_key = queries[-1] + outputs[0][-1] if len(queries) == 3 else queries[-1] + values[-1]
@@ -189,8 +192,11 @@ def _count_macs(operation: Operation, shapes: Mapping[str, Shape]) -> int | None
 def _count_parameters(operation: Operation, program: Program, counted: set[str]) -> int:
     """Count a node's floating-point weights once per initializer; scalars are settings, not parameters."""
     arrays = {name: program.initializers[name] for name in operation.inputs if name in program.initializers}
-    if operation.op_type == "Constant" and isinstance(operation.attributes.get("value"), np.ndarray):
-        arrays[operation.outputs[0]] = operation.attributes["value"]
+    if operation.op_type == "Constant":
+        attributes = operation.attributes
+        value = attributes.get("value", np.asarray(attributes.get("value_floats", ()), dtype=np.float32))
+        if isinstance(value, np.ndarray):
+            arrays[operation.outputs[0]] = value
     total = 0
     for name, values in arrays.items():
         if name not in counted and values.ndim > 0 and values.dtype.kind not in "iubOSU":

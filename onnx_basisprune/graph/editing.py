@@ -1,101 +1,246 @@
 """Change a graph with onnx-graphsurgeon and lose nothing that it doesn't carry.
 
-graph-surgeon rebuilds every node and drops what it has no field for: doc strings, metadata_props, overloads,
-attributes of unknown types, quantization annotations, and the model's header. Here only nodes that were really changed
-come from its export; all else is the original's, verbatim.
+graph-surgeon rebuilds every node and drops what it has no field for (doc strings, metadata_props, overloads,
+quantization annotations, the model's header), fails on some of what is legal (empty lists, attributes that hold
+types, strings that aren't UTF-8), and takes initializers that a caller may override for constants. So it is shown a
+skeleton of the model, and what it changed there is carried over to the original:
+
+1. Every node has the name of its original. A node that isn't one of ONNX's own, or has an attribute that
+   graph-surgeon can't carry, is an `Opaque` node without attributes: only its connections can be changed.
+2. Only initializers of plain numeric types that nobody can override are constants; all others are variables.
+3. Tensors that an inner graph (of If, Loop, Scan) reads are outputs of the skeleton: like those of the graph they keep
+   their names and their producers, so inner graphs never have to change.
+4. There are no types, no recorded shapes and no functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, NodeProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
 # graph-surgeon prints its warnings on stdout, where our results go.
 G_LOGGER.severity = G_LOGGER.CRITICAL
+
+ONNX_DOMAINS = ("", "ai.onnx")
+_OPAQUE = "Opaque"
+_FIRST_IR_WITH_OVERRIDABLE_INPUTS = 4
+_PLAIN_TYPES = frozenset(
+    {
+        TensorProto.BOOL,
+        TensorProto.DOUBLE,
+        TensorProto.FLOAT,
+        TensorProto.FLOAT16,
+        TensorProto.INT8,
+        TensorProto.INT16,
+        TensorProto.INT32,
+        TensorProto.INT64,
+        TensorProto.UINT8,
+        TensorProto.UINT16,
+        TensorProto.UINT32,
+        TensorProto.UINT64,
+    }
+)
 
 
 def edit_graph(model: ModelProto, change: Callable[[gs.Graph], None]) -> ModelProto:
     """Return a copy of the model whose graph `change` has edited in place.
 
     Args:
-        model: Not changed. Its nodes must have unique, non-empty names.
-        change: Edits the graph-surgeon graph it is given.
+        model: Not changed. Its nodes must have unique, non-empty names and be in topological order.
+        change: Edits the graph-surgeon graph it is given (a skeleton, see above). It must leave the nodes in
+            topological order, and the tensors among the graph's outputs with a producer.
 
     Returns:
-        The edited model in topological order, with nodes that nothing reads and unused initializers removed.
+        The edited model, without nodes that nothing reads and without unused initializers.
     """
-    graph = gs.import_onnx(model)
+    skeleton = make_skeleton(model)
+    graph = gs.import_onnx(skeleton)
     change(graph)
-    graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    edited = gs.export_onnx(graph, do_type_check=False)
-    return restore_dropped(model, edited)
+    graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
+    edited = gs.export_onnx(graph, do_type_check=False).graph
+    return _carry_over(model, skeleton.graph, edited)
 
 
-def restore_dropped(original: ModelProto, edited: ModelProto) -> ModelProto:
-    """Return `edited`'s graph inside `original`'s header, with unchanged nodes verbatim."""
+def list_overridable(model: ModelProto) -> frozenset[str]:
+    """Return the initializers that a caller may override, because they are graph inputs too."""
+    if model.ir_version < _FIRST_IR_WITH_OVERRIDABLE_INPUTS:
+        return frozenset()
+    inputs = {value.name for value in model.graph.input}
+    return frozenset(tensor.name for tensor in model.graph.initializer if tensor.name in inputs)
+
+
+def make_skeleton(model: ModelProto) -> ModelProto:
+    """Return the model as graph-surgeon is to see it."""
+    skeleton = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    overridable = list_overridable(model)
+    graph = skeleton.graph
+    graph.name = model.graph.name
+    graph.node.extend(_sketch_node(node) for node in model.graph.node)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _PLAIN_TYPES and tensor.name not in overridable:
+            graph.initializer.append(tensor)
+    graph.input.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.input)
+    outputs = dict.fromkeys(value.name for value in model.graph.output) | dict.fromkeys(list_captured(model))
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return skeleton
+
+
+def list_captured(model: ModelProto) -> list[str]:
+    """Return the tensors of the main graph that inner graphs read, sorted."""
+    known = {name for node in model.graph.node for name in node.output}
+    known.update(tensor.name for tensor in model.graph.initializer)
+    known.update(value.name for value in model.graph.input)
+    mentioned = set[str]()
+    for inner in _iterate_inner_graphs(model.graph):
+        mentioned.update(name for node in inner.node for name in node.input)
+        mentioned.update(value.name for value in inner.output)
+    return sorted((mentioned & known) - {""})
+
+
+def list_names(model: ModelProto) -> set[str]:
+    """Return every name that a new tensor or node must not take, inner graphs' included."""
+    names = set[str]()
+    for graph in (model.graph, *_iterate_inner_graphs(model.graph)):
+        names.update(value.name for value in (*graph.input, *graph.output, *graph.value_info))
+        names.update(tensor.name for tensor in graph.initializer)
+        names.update(sparse.values.name for sparse in graph.sparse_initializer)
+        for node in graph.node:
+            names.update((node.name, *node.input, *node.output))
+    return names
+
+
+def _iterate_inner_graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """Go through the graphs in a graph's attributes, at every depth."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            inner_graphs = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+            for inner in inner_graphs:
+                yield inner
+                yield from _iterate_inner_graphs(inner)
+
+
+def _sketch_node(node: NodeProto) -> NodeProto:
+    """Return a node's skeleton, opaque where graph-surgeon can't carry it."""
+    sketch = NodeProto(op_type=_OPAQUE, name=node.name, input=node.input, output=node.output)
+    if node.domain not in ONNX_DOMAINS:
+        return sketch
+    # An empty list of a Conv is what it takes by default; for other nodes (axes of Squeeze) it makes a difference.
+    attributes = [item for item in node.attribute if not (node.op_type == "Conv" and _is_empty_list(item))]
+    if all(_is_portable(attribute) for attribute in attributes):
+        sketch.op_type = node.op_type
+        sketch.attribute.extend(attributes)
+    return sketch
+
+
+def _is_empty_list(attribute: AttributeProto) -> bool:
+    """Return whether an attribute is a list of numbers without any."""
+    lists = (AttributeProto.INTS, AttributeProto.FLOATS)
+    return attribute.type in lists and not attribute.ints and not attribute.floats
+
+
+def _is_portable(attribute: AttributeProto) -> bool:
+    """Return whether graph-surgeon imports and exports an attribute without loss."""
+    if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
+        return not _is_empty_list(attribute)
+    if attribute.type == AttributeProto.TENSOR:
+        return attribute.t.data_type in _PLAIN_TYPES
+    if attribute.type == AttributeProto.STRING:
+        try:
+            attribute.s.decode()
+        except UnicodeDecodeError:
+            return False
+        return True
+    return attribute.type in (AttributeProto.INT, AttributeProto.FLOAT)
+
+
+def _carry_over(original: ModelProto, before: GraphProto, after: GraphProto) -> ModelProto:
+    """Return the original with the changes between the skeleton's graph `before` and `after`."""
+    originals = {node.name: node for node in original.graph.node}
+    sketches = {node.name: node for node in before.node}
     result = ModelProto()
-    result.CopyFrom(_without_tensors(original))
+    result.CopyFrom(_without_body(original))
     graph = result.graph
-    before = {node.name: node for node in original.graph.node}
-    for node in edited.graph.node:
-        known = before.get(node.name)
-        graph.node.append(known if known is not None and _is_same(known, node) else node)
-    graph.initializer.extend(edited.graph.initializer)
-    graph.sparse_initializer.extend(edited.graph.sparse_initializer)
-    graph.value_info.extend(edited.graph.value_info)
-    names = {tensor.name for tensor in edited.graph.initializer} | {
-        name for node in edited.graph.node for name in node.output
-    }
-    for annotation in original.graph.quantization_annotation:
-        if annotation.tensor_name in names:
-            graph.quantization_annotation.append(annotation)
+    for node in after.node:
+        kept = originals.get(node.name)
+        graph.node.append(node if kept is None else _update_node(kept, sketches[node.name], node))
+    produced = {name for node in graph.node for name in node.output}
+    needed = {name for node in graph.node for name in node.input} | set(list_captured(original))
+    needed |= {value.name for value in (*graph.input, *graph.output)}
+    _carry_initializers(original.graph, after, graph, needed - produced)
+    alive = produced | {tensor.name for tensor in graph.initializer}
+    graph.value_info.extend(value for value in original.graph.value_info if value.name in alive)
+    graph.quantization_annotation.extend(
+        annotation for annotation in original.graph.quantization_annotation if annotation.tensor_name in alive
+    )
     return result
 
 
-def _without_tensors(model: ModelProto) -> ModelProto:
+def _update_node(original: NodeProto, before: NodeProto, after: NodeProto) -> NodeProto:
+    """Return a node with the connections and attributes that were changed."""
+    node = NodeProto()
+    node.CopyFrom(original)
+    del node.input[:], node.output[:]
+    node.input.extend(after.input)
+    node.output.extend(after.output)
+    old = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in before.attribute}
+    new = {attribute.name: attribute for attribute in after.attribute}
+    changed = {
+        name
+        for name, attribute in new.items()
+        if attribute.type != AttributeProto.TENSOR and old.get(name) != onnx.helper.get_attribute_value(attribute)
+    }
+    stale = changed | (old.keys() - new.keys())
+    if stale:
+        kept = [attribute for attribute in original.attribute if attribute.name not in stale]
+        del node.attribute[:]
+        node.attribute.extend([*kept, *(new[name] for name in new if name in changed)])
+    return node
+
+
+def _carry_initializers(original: GraphProto, after: GraphProto, result: GraphProto, needed: set[str]) -> None:
+    """Fill in the initializers that are still read: the changed and new ones of `after`, the others verbatim."""
+    edited = {tensor.name: tensor for tensor in after.initializer}
+    known = set[str]()
+    for tensor in original.initializer:
+        known.add(tensor.name)
+        if tensor.name in needed:
+            new = edited.get(tensor.name)
+            result.initializer.append(tensor if new is None or _is_same_tensor(tensor, new) else new)
+    result.initializer.extend(tensor for name, tensor in edited.items() if name in needed and name not in known)
+    result.sparse_initializer.extend(sparse for sparse in original.sparse_initializer if sparse.values.name in needed)
+
+
+def _is_same_tensor(before: TensorProto, after: TensorProto) -> bool:
+    """Return whether two tensors hold the same bits."""
+    if before.data_type != after.data_type or list(before.dims) != list(after.dims):
+        return False
+    old, new = onnx.numpy_helper.to_array(before), onnx.numpy_helper.to_array(after)
+    return old.tobytes() == new.tobytes()
+
+
+def _without_body(model: ModelProto) -> ModelProto:
     """Copy the header, inputs, outputs and functions, without the heavy parts of the graph."""
     header = ModelProto()
     for field, value in model.ListFields():
         if field.name != "graph":
             _copy_field(header, field.name, value)
+    body = ("node", "initializer", "sparse_initializer", "value_info", "quantization_annotation")
     for field, value in model.graph.ListFields():
-        heavy = ("node", "initializer", "sparse_initializer", "value_info", "quantization_annotation")
-        if field.name not in heavy:
+        if field.name not in body:
             _copy_field(header.graph, field.name, value)
     return header
 
 
-def _copy_field(target: ModelProto | onnx.GraphProto, name: str, value: object) -> None:
+def _copy_field(target: ModelProto | GraphProto, name: str, value: object) -> None:
     """Copy one protobuf field, whether scalar or repeated."""
     if isinstance(value, (str, int, bytes)):
         setattr(target, name, value)
     else:
         getattr(target, name).extend(value)
-
-
-def _is_same(before: NodeProto, after: NodeProto) -> bool:
-    """Return whether graph-surgeon's node is the original one, as far as graph-surgeon can tell."""
-    if (before.op_type, before.domain) != (after.op_type, after.domain):
-        return False
-    if list(before.input) != list(after.input) or list(before.output) != list(after.output):
-        return False
-    attributes = {attribute.name: attribute for attribute in after.attribute}
-    return all(
-        # What graph-surgeon doesn't know it leaves out: such an attribute wasn't changed.
-        attribute.name not in attributes or _is_same_attribute(attribute, attributes[attribute.name])
-        for attribute in before.attribute
-    ) and len(attributes) <= len(before.attribute)
-
-
-def _is_same_attribute(before: onnx.AttributeProto, after: onnx.AttributeProto) -> bool:
-    """Compare attribute values; tensors and graphs are never changed by our edits."""
-    if before.type in (onnx.AttributeProto.TENSOR, onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-        return True
-    return bool(onnx.helper.get_attribute_value(before) == onnx.helper.get_attribute_value(after))
 
 
 def make_unique(base: str, taken: Iterable[str]) -> str:

@@ -15,22 +15,23 @@ from numpy.typing import NDArray
 
 from onnx_basisprune.graph.editing import make_unique
 
+Vector = NDArray[np.float64]
+
 _DEFAULT_EPSILON = 1e-5
 
 
-def fold_affine_nodes(graph: gs.Graph, overridable: set[str]) -> None:
+def fold_affine_nodes(graph: gs.Graph, taken: set[str]) -> None:
     """Fold every affine node that follows a Conv whose output nothing else reads, in place.
 
     Args:
-        graph: Its Constant nodes must be initializers, and no two Convs may share a weight or bias.
-        overridable: Initializers that a caller may override; they count as unknown.
+        graph: A skeleton; its Constant nodes must be initializers, and no two Convs may share a weight or bias.
+        taken: Names in use; those of new biases are added.
     """
     for conv in [node for node in graph.nodes if node.op == "Conv"]:
         while (reader := _find_only_reader(conv, graph)) is not None:
-            affine = _read_affine(reader, conv, overridable)
-            if affine is None or not _has_known_weights(conv, overridable):
+            affine = _read_affine(reader, conv)
+            if affine is None or not _apply_affine(conv, reader, *affine, taken):
                 break
-            _apply_affine(conv, reader, *affine, taken=set(graph.tensors()))
             graph.nodes.remove(reader)
 
 
@@ -39,38 +40,29 @@ def _find_only_reader(conv: gs.Node, graph: gs.Graph) -> gs.Node | None:
     output = conv.outputs[0]
     if len(output.outputs) != 1 or any(output is tensor for tensor in graph.outputs):
         return None
-    reader = output.outputs[0]
-    if not any(reader is node for node in graph.nodes):  # inside a subgraph
-        return None
-    return reader if reader.domain in (None, "", "ai.onnx") else None
+    return output.outputs[0]
 
 
-def _has_known_weights(conv: gs.Node, overridable: set[str]) -> bool:
-    """Return whether weight and bias are constants of a floating-point type."""
-    return all(_is_known(tensor, overridable) for tensor in conv.inputs[1:] if not tensor.is_empty())
+def _is_known(tensor: gs.Tensor) -> bool:
+    """Return whether a tensor is a floating-point constant."""
+    return isinstance(tensor, gs.Constant) and bool(np.issubdtype(tensor.dtype, np.floating))
 
 
-def _is_known(tensor: gs.Tensor, overridable: set[str]) -> bool:
-    """Return whether a tensor is a floating-point constant that no caller can override."""
-    if not isinstance(tensor, gs.Constant) or tensor.name in overridable:
-        return False
-    return bool(np.issubdtype(tensor.dtype, np.floating))
+def _read_affine(node: gs.Node, conv: gs.Node) -> tuple[Vector, Vector] | None:
+    """Return `(scale, shift)`, each `[C_out]`, of a node that maps a Conv's output, else `None`.
 
-
-def _read_affine(
-    node: gs.Node, conv: gs.Node, overridable: set[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return `(scale, shift)`, each `[C_out]`, of a node that maps a Conv's output, else `None`."""
-    if not isinstance(conv.inputs[1], gs.Constant):
+    Weight and bias of the Conv must be constants too.
+    """
+    if not all(_is_known(tensor) for tensor in conv.inputs[1:] if not tensor.is_empty()):
         return None
     channels, rank = conv.inputs[1].shape[0], len(conv.inputs[1].shape)
     if node.op == "BatchNormalization":
-        return _read_batch_normalization(node, channels, overridable)
+        return _read_batch_normalization(node, channels)
     if node.op not in ("Mul", "Div", "Add", "Sub") or len(node.inputs) != 2:
         return None
     position = 0 if node.inputs[0] is conv.outputs[0] else 1
     other = node.inputs[1 - position]
-    if not _is_known(other, overridable):
+    if not _is_known(other):
         return None
     value = _read_channel_vector(other.values, channels, rank)
     if value is None:
@@ -87,48 +79,49 @@ def _read_affine(
     return 1.0 / value, zero
 
 
-def _read_batch_normalization(
-    node: gs.Node, channels: int, overridable: set[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def _read_batch_normalization(node: gs.Node, channels: int) -> tuple[Vector, Vector] | None:
     """Return `(scale, shift)` of an inference-mode BatchNormalization over the channel axis."""
-    in_training = node.attrs.get("training_mode", 0) or any(output.outputs for output in node.outputs[1:])
+    # Before opset 14 further outputs are what tells training from inference.
+    in_training = node.attrs.get("training_mode", 0) or any(not output.is_empty() for output in node.outputs[1:])
     if in_training or not node.attrs.get("spatial", 1):
         return None
-    if len(node.inputs) != 5 or not all(_is_known(tensor, overridable) for tensor in node.inputs[1:]):
+    if len(node.inputs) != 5 or not all(_is_known(tensor) for tensor in node.inputs[1:]):
         return None
     gamma, beta, mean, variance = (tensor.values.astype(np.float64) for tensor in node.inputs[1:])
-    if gamma.shape != (channels,):
+    if any(item.shape != (channels,) for item in (gamma, beta, mean, variance)) or np.any(variance < 0):
         return None
     scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", _DEFAULT_EPSILON))
     return scale, beta - scale * mean
 
 
-def _read_channel_vector(value: NDArray[np.floating], channels: int, rank: int) -> NDArray[np.float64] | None:
+def _read_channel_vector(value: NDArray[np.floating], channels: int, rank: int) -> Vector | None:
     """Return a constant as one number per channel if that is how it broadcasts over `[N, C, ...]`."""
     if value.ndim > rank:
         return None
     shape = (1,) * (rank - value.ndim) + value.shape
     if any(size != 1 for axis, size in enumerate(shape) if axis != 1) or shape[1] not in (1, channels):
         return None
-    vector: NDArray[np.float64] = np.broadcast_to(value.astype(np.float64).reshape(-1), (channels,)).copy()
+    vector: Vector = np.broadcast_to(value.astype(np.float64).reshape(-1), (channels,)).copy()
     return vector
 
 
-def _apply_affine(
-    conv: gs.Node,
-    reader: gs.Node,
-    scale: NDArray[np.float64],
-    shift: NDArray[np.float64],
-    taken: set[str],
-) -> None:
-    """Write `scale·W` and `scale·b + shift` into the Conv and let it produce the reader's output."""
+def _apply_affine(conv: gs.Node, reader: gs.Node, scale: Vector, shift: Vector, taken: set[str]) -> bool:
+    """Write `scale·W` and `scale·b + shift` into the Conv and let it produce the reader's output.
+
+    Returns:
+        Whether that was possible: nothing is changed where a value would leave the weight's range.
+    """
     weight = conv.inputs[1]
     W = weight.values.astype(np.float64)
     has_bias = len(conv.inputs) > 2 and not conv.inputs[2].is_empty()
     b = conv.inputs[2].values.astype(np.float64) if has_bias else np.zeros(len(scale))
-    folded_weight = (scale.reshape(-1, *(1,) * (W.ndim - 1)) * W).astype(weight.dtype)
-    folded_bias = (scale * b + shift).astype(weight.dtype)
+    with np.errstate(all="ignore"):
+        folded_weight = (scale.reshape(-1, *(1,) * (W.ndim - 1)) * W).astype(weight.dtype)
+        folded_bias = (scale * b + shift).astype(weight.dtype)
+    if not (np.isfinite(folded_weight).all() and np.isfinite(folded_bias).all()):
+        return False
     bias_name = conv.inputs[2].name if has_bias else make_unique(f"{weight.name}.bias", taken)
+    taken.add(bias_name)
     conv.inputs = [
         conv.inputs[0],
         gs.Constant(weight.name, folded_weight),
@@ -138,3 +131,4 @@ def _apply_affine(
     reader.inputs.clear()
     reader.outputs.clear()
     conv.outputs = [output]
+    return True

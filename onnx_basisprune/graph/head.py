@@ -32,6 +32,8 @@ def find_head(program: Program) -> Head:
     producers = {name: operation for operation in program.operations for name in operation.outputs}
     name = output.name
     while (operation := producers.get(name)) is not None and operation.op_type in _PASSED_OVER:
+        if operation.domain != "":
+            break
         name = operation.inputs[0]
     if operation is not None and operation.domain == "":
         if operation.op_type in ("Softmax", "LogSoftmax"):

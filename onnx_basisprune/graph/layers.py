@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 from onnx import ModelProto
 
 from onnx_basisprune.errors import ConfigError, quote
-from onnx_basisprune.graph.normalize import list_overridable
+from onnx_basisprune.graph.editing import list_overridable
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.planning.types import ConvLayer, Operation, Program
 
@@ -41,12 +42,14 @@ def list_conv_layers(model: ModelProto, exclude: Collection[str] = ()) -> tuple[
 
 def _check_excluded(program: Program, exclude: Collection[str]) -> None:
     """Refuse names that don't exist: a typing error must not go unnoticed."""
-    names = {operation.name for operation in program.operations}
+    names = [operation.name for operation in program.operations]
     for name in exclude:
         if name not in names:
+            near = " or ".join(quote(match) for match in get_close_matches(name, names))
+            hint = f"did you mean {near}? " if near else ""
             raise ConfigError(
-                f"--exclude {quote(name)}: the model has no node of this name; "
-                f"expected one of those that `basisprune inspect` lists."
+                f"--exclude {quote(name)}: the model has no node of this name; {hint}"
+                f"`basisprune inspect` lists all names."
             )
 
 
@@ -90,8 +93,9 @@ def _find_obstacle(
         return "depthwise" if group == layer.out_channels and shape[1] == 1 else f"grouped ({group} groups)"
     if dtype != "float32":
         return f"its weight is {dtype}; only float32 is decomposed"
-    if layer.weight in overridable or layer.bias in overridable:
-        return "its weight is a graph input that a caller may override"
+    for what, name in (("weight", layer.weight), ("bias", layer.bias)):
+        if name in overridable:
+            return f"its {what} is a graph input that a caller may override"
     if not known_bias:
         return "its bias is computed in the graph"
     if layer.full_rank < _SMALLEST_FULL_RANK or layer.break_even_rank < 1:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PureWindowsPath
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnx_basisprune.errors import ModelError, quote
 
@@ -27,54 +28,92 @@ def load_model(path: Path) -> ModelProto:
         ModelError: The file is missing, isn't a valid ONNX model, uses an opset outside 7 to the newest
             supported, or names external data outside its own folder.
     """
-    if not path.exists():
-        raise ModelError(f"{quote(path)}: no such file; expected an ONNX model.")
-    if not path.is_file():
-        raise ModelError(f"{quote(path)} is a folder; expected an ONNX model file.")
-    if path.stat().st_size == 0:
-        raise ModelError(f"{quote(path)} is empty; expected an ONNX model: export or copy it again.")
+    _check_file(path)
     try:
-        model = onnx.load_model(path, load_external_data=False)
+        # Without the format, onnx would go by the file's extension.
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
-        raise ModelError(f"{quote(path)} can't be read as an ONNX model ({_first_line(error)}).") from error
+        raise ModelError(f"{quote(path)} can't be read as an ONNX model ({_summarize(error)}).") from error
     if not model.HasField("graph") or not model.graph.node:
         raise ModelError(f"{quote(path)} has no graph; expected an ONNX model: is it another kind of file?")
-    _load_external_data(model, path)
     _check_opset(model, path)
+    _load_external_data(model, path)
     try:
         onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:
-        raise ModelError(f"{quote(path)} isn't a valid ONNX model: {_first_line(error)}.") from error
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{quote(path)} isn't a valid ONNX model: {_summarize(error)}.") from error
     return model
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what can't be a model file before onnx is asked to read it."""
+    if not path.exists():
+        raise ModelError(f"{quote(path)}: no such file; expected an ONNX model.")
+    if path.is_dir():
+        raise ModelError(f"{quote(path)} is a folder; expected an ONNX model file.")
+    if not path.is_file():
+        raise ModelError(f"{quote(path)} isn't a regular file; expected an ONNX model file.")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{quote(path)} is empty; expected an ONNX model: export or copy it again.")
 
 
 def _load_external_data(model: ModelProto, path: Path) -> None:
     """Load external tensors after checking that each lies inside the model's folder."""
-    folder = path.resolve().parent
-    found = False
-    for tensor in model.graph.initializer:
-        if not onnx.external_data_helper.uses_external_data(tensor):
-            continue
-        found = True
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        pure = PurePosixPath(location.replace("\\", "/"))
-        target = (folder / location).resolve()
-        if not location or pure.is_absolute() or ".." in pure.parts or not target.is_relative_to(folder):
+    # Not that of a link's target: what lies beside the name that was given is the model's.
+    folder = path.parent.resolve()
+    tensors = [tensor for tensor in iterate_tensors(model) if onnx.external_data_helper.uses_external_data(tensor)]
+    for tensor in tensors:
+        _check_location(tensor, folder, path)
+    for tensor in tensors:
+        try:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
             raise ModelError(
-                f"{quote(path)}: initializer {quote(tensor.name)} has its data at {quote(location)}; "
-                f"expected a file inside the model's folder."
-            )
-        if not target.is_file():
-            raise ModelError(
-                f"{quote(path)}: the external data file {quote(location)} of initializer "
-                f"{quote(tensor.name)} is missing; expected it beside the model."
-            )
-    if not found:
-        return
-    try:
-        onnx.external_data_helper.load_external_data_for_model(model, str(folder))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{quote(path)}: external data can't be read: {_first_line(error)}.") from error
+                f"{quote(path)}: the external data of tensor {quote(tensor.name)} can't be read: {_summarize(error)}."
+            ) from error
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
+
+
+def _check_location(tensor: TensorProto, folder: Path, path: Path) -> None:
+    """Refuse external data that is missing or not inside the model's folder."""
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    pure = PureWindowsPath(location)  # takes both kinds of slashes, and drives
+    target = (folder / location).resolve()
+    if not location or pure.anchor or ".." in pure.parts or not target.is_relative_to(folder):
+        raise ModelError(
+            f"{quote(path)}: tensor {quote(tensor.name)} has its data at {quote(location)}; "
+            f"expected a file inside the model's folder."
+        )
+    if not target.is_file():
+        raise ModelError(
+            f"{quote(path)}: the external data file {quote(location)} of tensor "
+            f"{quote(tensor.name)} is missing; expected it beside the model."
+        )
+
+
+def iterate_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Go through every tensor of a model: initializers and attributes, in inner graphs and functions too."""
+    yield from _iterate_graph(model.graph)
+    for function in model.functions:
+        yield from _iterate_nodes(function.node)
+
+
+def _iterate_graph(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _iterate_nodes(graph.node)
+
+
+def _iterate_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _iterate_graph(graph)
 
 
 def _check_opset(model: ModelProto, path: Path) -> None:
@@ -113,7 +152,7 @@ def serialize_model(model: ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _first_line(error: BaseException) -> str:
-    """Return an outside library's message as one line without its final full stop."""
+def _summarize(error: BaseException) -> str:
+    """Return an outside library's message as one short line."""
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(". ")
+    return quote((lines[0] if lines else type(error).__name__).rstrip(". "))

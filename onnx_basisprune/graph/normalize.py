@@ -7,19 +7,21 @@
 4. Identity and Dropout nodes go, where they do nothing.
 5. BatchNormalization, Mul, Add, Sub and Div by constants per channel fold into the Conv before them.
 6. Convs that share a weight or bias get their own copies: each will be decomposed by its own statistics.
+
+What the graph's outputs or an inner graph (of If, Loop, Scan) read keeps its name and its producer.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from onnx_basisprune.graph.constant_folding import fold_constants
-from onnx_basisprune.graph.editing import edit_graph, make_unique
+from onnx_basisprune.graph.editing import ONNX_DOMAINS, edit_graph, list_names, make_unique
 from onnx_basisprune.graph.fold_affine import fold_affine_nodes
 
-_FIRST_IR_WITH_OVERRIDABLE_INPUTS = 4
+_FIRST_IR_WITHOUT_CONSTANT_INPUTS = 4
 
 
 def normalize_model(model: ModelProto) -> ModelProto:
@@ -35,75 +37,79 @@ def normalize_model(model: ModelProto) -> ModelProto:
     copy.CopyFrom(model)
     name_nodes(copy)
     drop_constant_inputs(copy)
-    return edit_graph(copy, _normalize_graph)
-
-
-def list_overridable(model: ModelProto) -> frozenset[str]:
-    """Return the initializers that a caller may override, because they are graph inputs too."""
-    if model.ir_version < _FIRST_IR_WITH_OVERRIDABLE_INPUTS:
-        return frozenset()
-    inputs = {value.name for value in model.graph.input}
-    return frozenset(tensor.name for tensor in model.graph.initializer if tensor.name in inputs)
+    replace_constant_nodes(copy)
+    taken = list_names(copy)
+    return edit_graph(copy, lambda graph: _normalize_graph(graph, taken))
 
 
 def name_nodes(model: ModelProto) -> None:
     """Give every node of the main graph a unique name; names that are unique already stay."""
-    taken: set[str] = set()
-    given = {node.name for node in model.graph.node}
+    taken = {node.name for node in model.graph.node}
+    seen: set[str] = set()
     for position, node in enumerate(model.graph.node):
-        if not node.name or node.name in taken:
-            node.name = make_unique(node.name or f"{node.op_type}_{position}", taken | given)
-        taken.add(node.name)
+        if not node.name or node.name in seen:
+            node.name = make_unique(node.name or f"{node.op_type}_{position}", taken)
+            taken.add(node.name)
+        seen.add(node.name)
 
 
 def drop_constant_inputs(model: ModelProto) -> None:
     """Below IR 4, take initializers off the graph's inputs and raise the IR version to 4."""
-    if model.ir_version >= _FIRST_IR_WITH_OVERRIDABLE_INPUTS:
+    if model.ir_version >= _FIRST_IR_WITHOUT_CONSTANT_INPUTS:
         return
     names = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in names]
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    model.ir_version = _FIRST_IR_WITH_OVERRIDABLE_INPUTS
+    model.ir_version = _FIRST_IR_WITHOUT_CONSTANT_INPUTS
 
 
-def _normalize_graph(graph: gs.Graph) -> None:
-    """Apply the rules 3 to 6 to a graph-surgeon graph, in place."""
-    overridable = {tensor.name for tensor in graph.inputs if isinstance(tensor, gs.Constant)}
-    _replace_constant_nodes(graph)
+def replace_constant_nodes(model: ModelProto) -> None:
+    """Turn each Constant node of the main graph into an initializer of the same name, in place."""
+    outputs = {value.name for value in model.graph.output}
+    kept = []
+    for node in model.graph.node:
+        tensor = read_constant(node)
+        # An output of the graph needs a node to produce it.
+        if tensor is None or node.output[0] in outputs:
+            kept.append(node)
+        else:
+            tensor.name = node.output[0]
+            model.graph.initializer.append(tensor)
+    if len(kept) < len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
+
+
+def read_constant(node: NodeProto) -> TensorProto | None:
+    """Return a Constant node's value, `None` for other nodes and for sparse tensors, which stay as they are."""
+    if node.op_type != "Constant" or node.domain not in ONNX_DOMAINS or len(node.attribute) != 1:
+        return None
+    (attribute,) = node.attribute
+    if attribute.name == "value":
+        tensor = TensorProto()
+        tensor.CopyFrom(attribute.t)
+        return tensor
+    kinds = {
+        "value_float": TensorProto.FLOAT,
+        "value_int": TensorProto.INT64,
+        "value_string": TensorProto.STRING,
+    }
+    kind = kinds.get(attribute.name.removesuffix("s"))
+    if kind is None:
+        return None
+    value = onnx.helper.get_attribute_value(attribute)
+    values = list(value) if attribute.name.endswith("s") else [value]
+    shape = [len(values)] if attribute.name.endswith("s") else []
+    return onnx.helper.make_tensor("", kind, shape, values)
+
+
+def _normalize_graph(graph: gs.Graph, taken: set[str]) -> None:
+    """Apply the rules 3 to 6 to a skeleton, in place; `taken` are the names in use."""
     fold_constants(graph)
     _remove_idle_nodes(graph)
-    _separate_shared_weights(graph, overridable)
-    fold_affine_nodes(graph, overridable)
-
-
-def _replace_constant_nodes(graph: gs.Graph) -> None:
-    """Turn each Constant node's output into an initializer of the same name."""
-    outputs = {id(tensor) for tensor in graph.outputs}
-    for node in list(graph.nodes):
-        if node.op != "Constant" or node.domain not in (None, "", "ai.onnx"):
-            continue
-        values = read_constant_node(node)
-        variable = node.outputs[0]
-        # An output of the graph needs a node to produce it.
-        if values is None or id(variable) in outputs:
-            continue
-        constant = gs.Constant(variable.name, values)
-        replace_tensor(variable, constant)
-        node.outputs.clear()
-        graph.nodes.remove(node)
-
-
-def read_constant_node(node: gs.Node) -> np.ndarray | None:
-    """Return a Constant node's value, `None` for strings and sparse tensors, which stay as they are."""
-    for name, value in node.attrs.items():
-        if name == "value":
-            return value.values if isinstance(value, gs.Constant) else np.asarray(value)
-        if name in ("value_float", "value_floats"):
-            return np.asarray(value, dtype=np.float32)
-        if name in ("value_int", "value_ints"):
-            return np.asarray(value, dtype=np.int64)
-    return None
+    _separate_shared_weights(graph, taken)
+    fold_affine_nodes(graph, taken)
 
 
 def replace_tensor(old: gs.Tensor, new: gs.Tensor) -> None:
@@ -115,10 +121,10 @@ def replace_tensor(old: gs.Tensor, new: gs.Tensor) -> None:
 
 
 def _remove_idle_nodes(graph: gs.Graph) -> None:
-    """Remove Identity and inference-mode Dropout nodes whose output isn't a graph output."""
+    """Remove Identity and inference-mode Dropout nodes whose outputs aren't needed by name."""
     outputs = {id(tensor) for tensor in graph.outputs}
     for node in list(graph.nodes):
-        if not _is_idle(node) or id(node.outputs[0]) in outputs:
+        if not _is_idle(node) or any(id(tensor) in outputs for tensor in node.outputs):
             continue
         replace_tensor(node.outputs[0], node.inputs[0])
         node.inputs.clear()
@@ -128,8 +134,6 @@ def _remove_idle_nodes(graph: gs.Graph) -> None:
 
 def _is_idle(node: gs.Node) -> bool:
     """Return whether a node passes its first input on unchanged."""
-    if node.domain not in (None, "", "ai.onnx"):
-        return False
     if node.op == "Identity":
         return True
     if node.op != "Dropout" or any(output.outputs for output in node.outputs[1:]):
@@ -137,18 +141,18 @@ def _is_idle(node: gs.Node) -> bool:
     training = node.inputs[2] if len(node.inputs) > 2 else None
     if training is None or training.is_empty():
         return True
-    return isinstance(training, gs.Constant) and not bool(np.any(training.values))
+    return isinstance(training, gs.Constant) and not bool(training.values.any())
 
 
-def _separate_shared_weights(graph: gs.Graph, overridable: set[str]) -> None:
-    """Give each Conv its own weight and bias where several nodes read the same initializer."""
-    taken = set(graph.tensors())
+def _separate_shared_weights(graph: gs.Graph, taken: set[str]) -> None:
+    """Give each Conv its own weight and bias where something else reads the same initializer."""
+    outputs = {id(tensor) for tensor in graph.outputs}
     for node in graph.nodes:
         if node.op != "Conv":
             continue
         for position in range(1, len(node.inputs)):
             tensor = node.inputs[position]
-            if not isinstance(tensor, gs.Constant) or tensor.name in overridable or len(tensor.outputs) < 2:
+            if not isinstance(tensor, gs.Constant) or (len(tensor.outputs) < 2 and id(tensor) not in outputs):
                 continue
             name = make_unique(tensor.name, taken)
             taken.add(name)

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from onnx_basisprune.graph.editing import edit_graph, make_unique
+from onnx_basisprune.graph.editing import edit_graph, list_names, make_unique
 
 _BASIS_ATTRIBUTES = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 
@@ -60,7 +60,7 @@ def rewrite_convs(model: ModelProto, pairs: Mapping[str, ConvPair]) -> tuple[Mod
     names: dict[str, PairNames] = {}
 
     def change(graph: gs.Graph) -> None:
-        taken = set(graph.tensors()) | {node.name for node in graph.nodes}
+        taken = list_names(model)
         for node in [node for node in graph.nodes if node.name in pairs]:
             names[node.name] = _rewrite_conv(graph, node, pairs[node.name], taken)
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import onnx
-from onnx import ModelProto
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnx_basisprune.errors import ModelError, quote
+from onnx_basisprune.graph.constant_folding import FOLDABLE_OPS, evaluate_node
+from onnx_basisprune.graph.editing import ONNX_DOMAINS
+from onnx_basisprune.graph.model_io import read_opset
+from onnx_basisprune.graph.normalize import read_constant
 
 Shape = tuple[int, ...]
 
 # Larger initializers never take part in shape arithmetic: only their shape matters, so inference isn't
 # given their data (it would be serialised, and may be over protobuf's 2 GiB).
 _LARGEST_SHAPE_OPERAND = 4096
+# What shape arithmetic is done in; scale factors of Resize are floats.
+_SHAPE_TYPES = (TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT)
 
 
 def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
@@ -36,18 +45,87 @@ def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | 
     # Recorded shapes may carry symbols that contradict or hide the concrete ones.
     del light.graph.value_info[:]
     for value in light.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    known = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    values: dict[str, NDArray[Any]] = {}
+    while True:
+        shapes = _read_shapes(_infer_as_far_as_possible(light)) | known
+        if all(name in shapes for node in light.graph.node for name in node.output if name):
+            return shapes
+        # For older operator sets ONNX doesn't follow the values of shapes that are computed in the graph.
+        if not _compute_shape_values(light, shapes, values):
+            return shapes
+        known.update((name, value.shape) for name, value in values.items())
+
+
+def _compute_shape_values(model: ModelProto, shapes: Mapping[str, Shape], values: dict[str, NDArray[Any]]) -> bool:
+    """Turn nodes that depend on known shapes and constants only into initializers, in place.
+
+    Args:
+        model: What inference is run on.
+        shapes: Those that are known so far.
+        values: Computed so far, by name; what is found now is added.
+
+    Returns:
+        Whether any was found that can tell more about shapes.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    kept, found = [], False
+    for node in model.graph.node:
+        value = _compute_value(node, shapes, values, constants, read_opset(model))
+        if value is None:
+            kept.append(node)
+            continue
+        found = True
+        values[node.output[0]] = value
+        model.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+    if found:
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
+    return found
+
+
+def _compute_value(
+    node: NodeProto,
+    shapes: Mapping[str, Shape],
+    values: Mapping[str, NDArray[Any]],
+    constants: Mapping[str, TensorProto],
+    opset: int,
+) -> NDArray[Any] | None:
+    """Return what a node gives in every run with these shapes, `None` where that isn't known."""
+    if node.domain not in ONNX_DOMAINS or len(node.output) != 1:
+        return None
+    if node.op_type == "Constant":
+        tensor = read_constant(node)
+        return None if tensor is None or tensor.data_type not in _SHAPE_TYPES else numpy_helper.to_array(tensor)
+    if node.op_type == "Shape" and node.input[0] in shapes:
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        return np.array(shapes[node.input[0]][bounds.get("start", 0) : bounds.get("end")], dtype=np.int64)
+    if node.op_type not in FOLDABLE_OPS or not node.input:
+        return None
+    inputs = {}
+    for name in filter(None, node.input):
+        if name in values:
+            inputs[name] = values[name]
+        elif name in constants and constants[name].data_type in _SHAPE_TYPES:
+            inputs[name] = numpy_helper.to_array(constants[name])
+        else:
+            return None
+    return evaluate_node(node, inputs, opset)
+
+
+def _infer_as_far_as_possible(model: ModelProto) -> ModelProto:
+    """Run ONNX's inference, without its propagation of values where that fails, or not at all."""
+    return _try_inference(model, propagates_values=True) or _try_inference(model, propagates_values=False) or model
+
+
+def _try_inference(model: ModelProto, *, propagates_values: bool) -> ModelProto | None:
+    """Run ONNX's inference; `None` where it gives up."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError):
-        inferred = light
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
-    for value in values:
-        shape = _read_shape(value)
-        if shape is not None:
-            shapes.setdefault(value.name, shape)
-    return shapes
+        return onnx.shape_inference.infer_shapes(model, data_prop=propagates_values)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return None
 
 
 def _copy_without_weights(model: ModelProto) -> ModelProto:
@@ -98,10 +176,12 @@ def _fix_shape(value: onnx.ValueInfoProto, shape: Sequence[int] | None) -> None:
         tensor.shape.dim.add().dim_value = int(size)
 
 
-def _read_shape(value: onnx.ValueInfoProto) -> Shape | None:
-    """Return a value's shape if every dimension is known."""
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None
-    dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
-    return tuple(dims) if all(dim >= 0 for dim in dims) else None
+def _read_shapes(model: ModelProto) -> dict[str, Shape]:
+    """Return the shapes that are recorded in a model and fully known."""
+    shapes: dict[str, Shape] = {}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        tensor = value.type.tensor_type
+        dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
+        if tensor.HasField("shape") and min(dims, default=0) >= 0:
+            shapes.setdefault(value.name, tuple(dims))
+    return shapes

@@ -1,0 +1,132 @@
+"""The state of tracing channels through a graph: labels by tensor, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_basisprune.graph.shapes import Shape
+from onnx_basisprune.planning.channels import ChannelClasses, Labels, fixed_labels, read_axis, varying_axes
+from onnx_basisprune.planning.types import Operation, Program
+
+
+class UntraceableError(Exception):
+    """A node doesn't let its channels be followed; the message is the reason that blocks them."""
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """A weight axis that follows channels.
+
+    Attributes:
+        node: Name of the node that reads the weight.
+        input_index: Which of its inputs the weight is.
+        axis: The axis.
+        labels: `[size]`, the label of each position.
+    """
+
+    node: str
+    input_index: int
+    axis: int
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Read:
+    """A place where channels are summed over: the input of a Conv, Gemm or MatMul.
+
+    Attributes:
+        node: Name of the reading node.
+        input_index: The activation among its inputs.
+        axis: Its channel axis.
+        labels: `[size]`, the label of each position.
+        weight_index: The input that holds the weights, -1 where both are activations.
+        weight_axis: The weight's axis of the same channels.
+    """
+
+    node: str
+    input_index: int
+    axis: int
+    labels: Labels
+    weight_index: int
+    weight_axis: int
+
+
+class Tracer:
+    """What rules read and write.
+
+    Attributes:
+        classes: The labels' classes.
+        couplings: Weight axes, in graph order.
+        reads: Where channels are read.
+    """
+
+    def __init__(self, program: Program, shapes: Mapping[str, Shape], overridable: frozenset[str]) -> None:
+        self.classes = ChannelClasses()
+        self.couplings: list[Coupling] = []
+        self.reads: list[Read] = []
+        self._program, self._shapes, self._overridable = program, shapes, overridable
+        self._labels: dict[str, Labels] = {}
+
+    def shape(self, name: str) -> Shape:
+        """Return a tensor's shape.
+
+        Raises:
+            UntraceableError: It isn't known.
+        """
+        if name not in self._shapes:
+            raise UntraceableError("the shape of one of its tensors isn't known")
+        return self._shapes[name]
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """Return an initializer that no caller can override, else `None`."""
+        return None if name in self._overridable else self._program.initializers.get(name)
+
+    def labels(self, name: str) -> Labels:
+        """Return a tensor's labels, all fixed where it has none."""
+        if name in self._labels:
+            return self._labels[name]
+        return fixed_labels(len(self.shape(name)))
+
+    def is_traced(self, name: str) -> bool:
+        """Return whether a tensor's labels vary on some axis."""
+        return name in self._labels and bool(varying_axes(self._labels[name]))
+
+    def set(self, name: str, labels: Labels) -> None:
+        """Give a tensor its labels."""
+        if name:
+            self._labels[name] = self.classes.simplify(labels)
+
+    def materialize(self, name: str) -> Labels:
+        """Return a tensor's labels at its full shape."""
+        return np.broadcast_to(self.labels(name), self.shape(name))
+
+    def couple(self, operation: Operation, input_index: int, axis: int, labels: Labels) -> None:
+        """Let a weight's axis follow labels `[size]`; an overridable or computed weight blocks them."""
+        name = operation.inputs[input_index]
+        if self.constant(name) is None:
+            self.classes.block(labels, f"{operation.name} reads a weight that isn't constant")
+            return
+        self.couplings.append(Coupling(operation.name, input_index, axis, labels))
+
+    def read(
+        self, operation: Operation, input_index: int, axis: int, weight_index: int = -1, weight_axis: int = -1
+    ) -> Labels:
+        """Note that a node sums over an input's axis, and return the labels along it."""
+        labels = read_axis(self.labels(operation.inputs[input_index]), axis)
+        if len(labels) > 1:
+            self.reads.append(Read(operation.name, input_index, axis, labels, weight_index, weight_axis))
+        return labels
+
+    def block(self, operation: Operation, name: str, what: str) -> None:
+        """Keep all channels of a tensor because of a node."""
+        self.classes.block(self.labels(name), f"{operation.op_type} {operation.name} {what}")
+
+    def only_on(self, operation: Operation, name: str, axis: int, what: str) -> None:
+        """Block a tensor whose labels vary on another axis than the given one."""
+        labels = self.labels(name)
+        if any(item != axis for item in varying_axes(labels)):
+            self.classes.block(labels, f"{operation.op_type} {operation.name} {what}")
+            raise UntraceableError(what)
