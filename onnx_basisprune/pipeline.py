@@ -137,16 +137,26 @@ def choose_output(config: CompressionConfig) -> Path | None:
         OutputError: The output is the input, exists without `force`, or lies in no folder.
     """
     if config.report is not None:
+        check_not_input(config.report, config.model, "--report")
         check_writable(config.report, force=config.force)
     if config.dry_run:
         return None
     output = config.output or config.model.with_name(f"{config.model.stem}.pruned.onnx")
-    if output.exists() and config.model.exists() and output.samefile(config.model):
-        raise OutputError(f"{quote(output)} is the input model, which is never written over: choose another -o.")
+    check_not_input(output, config.model, "-o")
     if config.report is not None and output.resolve() == config.report.resolve():
         raise OutputError(f"{quote(output)} can't be both the model and the report: choose another --report.")
     check_writable(output, force=config.force)
     return output
+
+
+def check_not_input(path: Path, model: Path, option: str) -> None:
+    """Refuse to write over the input model, whatever name it goes by.
+
+    Raises:
+        OutputError: `path` is the same file as `model`.
+    """
+    if path.exists() and model.exists() and path.samefile(model):
+        raise OutputError(f"{quote(path)} is the input model, which is never written over: choose another {option}.")
 
 
 def measure_baseline(
