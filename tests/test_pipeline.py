@@ -69,7 +69,7 @@ class Listener(Silence):
         self.stages: list[str] = []
         self.warnings: list[str] = []
 
-    def start(self, stage: str, total: float | None = None) -> None:
+    def start(self, stage: str, total: float | None = None) -> None:  # noqa: ARG002
         self.stages.append(stage)
 
     def warn(self, message: str) -> None:
@@ -279,7 +279,7 @@ def test_missing_folder_is_told_before_any_work(model: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("stage", ["moments", "scores", "recovery", "validating"])
 def test_interruption_leaves_nothing(model: Path, tmp_path: Path, stage: str) -> None:
     class Interrupter(Listener):
-        def start(self, name: str, total: float | None = None) -> None:
+        def start(self, name: str, total: float | None = None) -> None:  # noqa: ARG002
             if name == stage:
                 raise KeyboardInterrupt
 
