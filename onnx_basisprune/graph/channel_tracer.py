@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,7 @@ class Tracer:
         classes: The labels' classes.
         couplings: Weight axes, in graph order.
         reads: Where channels are read.
+        traced: Labels by tensor.
     """
 
     def __init__(self, program: Program, shapes: Mapping[str, Shape], overridable: frozenset[str]) -> None:
@@ -68,7 +69,7 @@ class Tracer:
         self.couplings: list[Coupling] = []
         self.reads: list[Read] = []
         self._program, self._shapes, self._overridable = program, shapes, overridable
-        self._labels: dict[str, Labels] = {}
+        self.traced: dict[str, Labels] = {}
 
     def shape(self, name: str) -> Shape:
         """Return a tensor's shape.
@@ -86,26 +87,31 @@ class Tracer:
 
     def labels(self, name: str) -> Labels:
         """Return a tensor's labels, all fixed where it has none."""
-        if name in self._labels:
-            return self._labels[name]
+        if name in self.traced:
+            return self.traced[name]
         return fixed_labels(len(self.shape(name)))
 
     def is_traced(self, name: str) -> bool:
         """Return whether a tensor's labels vary on some axis."""
-        return name in self._labels and bool(varying_axes(self._labels[name]))
+        return name in self.traced and bool(varying_axes(self.traced[name]))
 
     def set(self, name: str, labels: Labels) -> None:
         """Give a tensor its labels."""
         if name:
-            self._labels[name] = self.classes.simplify(labels)
+            self.traced[name] = self.classes.simplify(np.asarray(labels))
 
     def materialize(self, name: str) -> Labels:
         """Return a tensor's labels at its full shape."""
         return np.broadcast_to(self.labels(name), self.shape(name))
 
     def couple(self, operation: Operation, input_index: int, axis: int, labels: Labels) -> None:
-        """Let a weight's axis follow labels `[size]`; an overridable or computed weight blocks them."""
-        name = operation.inputs[input_index]
+        """Let a weight's axis follow labels `[size]`; an overridable or computed weight blocks them.
+
+        Labels that don't vary, and an input that is omitted, need nothing.
+        """
+        name = operation.inputs[input_index] if input_index < len(operation.inputs) else ""
+        if not name or len(labels) < 2:
+            return
         if self.constant(name) is None:
             self.classes.block(labels, f"{operation.name} reads a weight that isn't constant")
             return
@@ -120,13 +126,21 @@ class Tracer:
             self.reads.append(Read(operation.name, input_index, axis, labels, weight_index, weight_axis))
         return labels
 
-    def block(self, operation: Operation, name: str, what: str) -> None:
-        """Keep all channels of a tensor because of a node."""
-        self.classes.block(self.labels(name), f"{operation.op_type} {operation.name} {what}")
+    def require_only(self, name: str, axis: int, what: str) -> None:
+        """Refuse a tensor whose labels vary on another axis than the given one.
 
-    def only_on(self, operation: Operation, name: str, axis: int, what: str) -> None:
-        """Block a tensor whose labels vary on another axis than the given one."""
-        labels = self.labels(name)
-        if any(item != axis for item in varying_axes(labels)):
-            self.classes.block(labels, f"{operation.op_type} {operation.name} {what}")
+        Raises:
+            UntraceableError: They do.
+        """
+        if any(item != axis % len(self.shape(name)) for item in varying_axes(self.labels(name))):
+            raise UntraceableError(what)
+
+    def require_none(self, name: str, axes: Iterable[int], what: str) -> None:
+        """Refuse a tensor whose labels vary on one of these axes.
+
+        Raises:
+            UntraceableError: They do.
+        """
+        rank = len(self.shape(name))
+        if {axis % rank for axis in axes} & set(varying_axes(self.labels(name))):
             raise UntraceableError(what)

@@ -1,0 +1,162 @@
+"""Channel rules of the operators that make channels and read them: convolutions and matrix products."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_basisprune.graph.channel_tracer import Read, Tracer, UntraceableError
+from onnx_basisprune.planning.channels import FIXED, Labels, fixed_labels, read_axis, varying_axes
+from onnx_basisprune.planning.types import Operation
+
+_NOT_CONSTANT = "its weight isn't constant"
+_NOT_CHANNELS = "it reads channels along another axis than its own"
+
+
+def make_labels(tracer: Tracer, count: int) -> Labels:
+    """Return new labels for the outputs of a node; a single one can't be removed."""
+    return tracer.classes.make(count) if count > 1 else np.full(1, FIXED, dtype=np.int64)
+
+
+def place(labels: Labels, rank: int, axis: int) -> Labels:
+    """Return labels `[size]` as those of a tensor of a rank, along an axis."""
+    shape = [1] * rank
+    shape[axis] = len(labels)
+    return labels.reshape(shape)
+
+
+def trace_conv(operation: Operation, tracer: Tracer) -> None:
+    """Plain: the input's channels are read, the output's are new. Depthwise: they are the same channels.
+
+    Grouped, every group keeps the same count: the unit is the k-th channel of every group, on both sides.
+    """
+    x, weight = operation.inputs[:2]
+    W = tracer.constant(weight)
+    if W is None:
+        raise UntraceableError(_NOT_CONSTANT)
+    tracer.require_only(x, 1, _NOT_CHANNELS)
+    group, rank = int(operation.attributes.get("group", 1)), len(tracer.shape(x))
+    if group == 1:
+        tracer.couple(operation, 1, 1, tracer.read(operation, 0, 1, 1, 1))
+        labels = make_labels(tracer, W.shape[0])
+    elif W.shape[1] == 1:
+        inputs = read_axis(tracer.labels(x), 1)
+        labels = np.repeat(inputs, W.shape[0] // group) if len(inputs) > 1 else inputs
+    else:
+        labels = _trace_grouped(operation, tracer, group, W.shape[0])
+    tracer.couple(operation, 1, 0, labels)
+    tracer.couple(operation, 2, 0, labels)
+    tracer.set(operation.outputs[0], place(labels, rank, 1))
+
+
+def _trace_grouped(operation: Operation, tracer: Tracer, group: int, out_channels: int) -> Labels:
+    """Unite the k-th channels of all groups, on the input and on the output."""
+    inputs = read_axis(tracer.labels(operation.inputs[0]), 1)
+    if len(inputs) > 1:
+        by_group = inputs.reshape(group, -1)
+        if by_group.shape[1] > 1:
+            tracer.classes.unite(by_group, by_group[:1], "another group of a grouped Conv keeps its channel")
+            tracer.reads.append(Read(operation.name, 0, 1, inputs, 1, 1))
+            tracer.couple(operation, 1, 1, by_group[0])
+        else:
+            tracer.classes.block(inputs, f"Conv {operation.name} has one input channel per group")
+    outputs = make_labels(tracer, out_channels // group)
+    return np.tile(outputs, group) if len(outputs) > 1 else outputs
+
+
+def trace_conv_transpose(operation: Operation, tracer: Tracer) -> None:
+    """Plain ConvTranspose, weight `[C_in, C_out, ...]`; grouped ones keep their channels."""
+    x, weight = operation.inputs[:2]
+    W = tracer.constant(weight)
+    if W is None:
+        raise UntraceableError(_NOT_CONSTANT)
+    tracer.require_only(x, 1, _NOT_CHANNELS)
+    if int(operation.attributes.get("group", 1)) != 1:
+        raise UntraceableError("a grouped ConvTranspose keeps its channels")
+    tracer.couple(operation, 1, 0, tracer.read(operation, 0, 1, 1, 0))
+    labels = make_labels(tracer, W.shape[1])
+    tracer.couple(operation, 1, 1, labels)
+    tracer.couple(operation, 2, 0, labels)
+    tracer.set(operation.outputs[0], place(labels, len(tracer.shape(x)), 1))
+
+
+def trace_gemm(operation: Operation, tracer: Tracer) -> None:
+    """`alpha A B + beta C` with a constant B: A's columns are read, the output's are new."""
+    a, b = operation.inputs[:2]
+    B = tracer.constant(b)
+    if B is None or operation.attributes.get("transA", 0):
+        raise UntraceableError(_NOT_CONSTANT if B is None else "its first input is transposed")
+    tracer.require_only(a, 1, _NOT_CHANNELS)
+    inner, outer = (1, 0) if operation.attributes.get("transB", 0) else (0, 1)
+    tracer.couple(operation, 1, inner, tracer.read(operation, 0, 1, 1, inner))
+    labels = make_labels(tracer, B.shape[outer])
+    tracer.couple(operation, 1, outer, labels)
+    if len(operation.inputs) > 2 and operation.inputs[2]:
+        shape = tracer.shape(operation.inputs[2])
+        if shape and shape[-1] > 1:
+            tracer.couple(operation, 2, len(shape) - 1, labels)
+    tracer.set(operation.outputs[0], place(labels, 2, 1))
+
+
+def trace_matmul(operation: Operation, tracer: Tracer) -> None:
+    """A constant on either side makes new channels; two activations read each other's inner axis."""
+    a, b = operation.inputs
+    A, B = tracer.constant(a), tracer.constant(b)
+    if min(len(tracer.shape(a)), len(tracer.shape(b))) < 2:
+        raise UntraceableError("one of its inputs is a vector")
+    rank = len(tracer.shape(operation.outputs[0]))
+    if B is not None and B.ndim == 2:
+        _trace_constant_side(operation, tracer, 0, 1, B.shape[1], rank - 1)
+    elif A is not None and A.ndim == 2:
+        _trace_constant_side(operation, tracer, 1, 0, A.shape[0], rank - 2)
+    elif A is None and B is None:
+        _trace_activations(operation, tracer, rank)
+    else:
+        raise UntraceableError("its weight has more than two axes")
+
+
+def _trace_constant_side(
+    operation: Operation, tracer: Tracer, data: int, weight: int, out_channels: int, out_axis: int
+) -> None:
+    """One side is a matrix; labels of the other that aren't on the inner axis go on to the output."""
+    x = operation.inputs[data]
+    rank = len(tracer.shape(x))
+    inner, weight_inner, weight_outer = (rank - 1, 0, 1) if weight == 1 else (rank - 2, 1, 0)
+    labels = tracer.labels(x)
+    if any(axis != inner for axis in varying_axes(labels)):
+        # Channels of another axis pass through; the output gets no new ones beside them.
+        passed = labels if len(tracer.shape(operation.outputs[0])) == rank else None
+        if passed is None:
+            raise UntraceableError(_NOT_CHANNELS)
+        tracer.set(operation.outputs[0], passed)
+        return
+    tracer.couple(operation, weight, weight_inner, tracer.read(operation, data, inner, weight, weight_inner))
+    new = make_labels(tracer, out_channels)
+    tracer.couple(operation, weight, weight_outer, new)
+    tracer.set(operation.outputs[0], place(new, len(tracer.shape(operation.outputs[0])), out_axis))
+
+
+def _trace_activations(operation: Operation, tracer: Tracer, rank: int) -> None:
+    """Two activations: their inner axes hold the same channels; labels of outer axes aren't followed."""
+    a, b = operation.inputs
+    inner_a, inner_b = len(tracer.shape(a)) - 1, len(tracer.shape(b)) - 2
+    reason = "only one side of a MatMul of activations could go"
+    tracer.require_only(a, inner_a, _NOT_CHANNELS)
+    outer_b = len(tracer.shape(b)) - 1
+    labels_b = tracer.labels(b)
+    varying = varying_axes(labels_b)
+    if varying == [outer_b] and not tracer.is_traced(a):
+        # Weights of an attention times its values: the values' channels go on.
+        tracer.set(operation.outputs[0], place(read_axis(labels_b, outer_b), rank, rank - 1))
+        return
+    tracer.require_only(b, inner_b, _NOT_CHANNELS)
+    labels_a = tracer.read(operation, 0, inner_a)
+    tracer.classes.unite(labels_a, read_axis(labels_b, inner_b), reason)
+    tracer.set(operation.outputs[0], fixed_labels(rank))
+
+
+LINEAR_RULES = {
+    "Conv": trace_conv,
+    "ConvTranspose": trace_conv_transpose,
+    "Gemm": trace_gemm,
+    "MatMul": trace_matmul,
+}

@@ -1,0 +1,203 @@
+"""Put right what a node states about sizes after channels were removed: groups, split sizes, slices, pads, shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_basisprune.graph.editing import make_unique
+from onnx_basisprune.graph.shapes import Shape
+from onnx_basisprune.planning.channels import Labels, varying_axes
+
+_PASSED_OVER = ("Cast", "Identity")
+_FIRST_SPLIT_INPUT = 13
+
+
+@dataclass(frozen=True)
+class SizeContext:
+    """Sizes before and after.
+
+    Attributes:
+        shapes: Before, by tensor.
+        labels: Labels of traced tensors.
+        gone: Removed classes.
+        opset: Of the model.
+    """
+
+    shapes: Mapping[str, Shape]
+    labels: Mapping[str, Labels]
+    gone: NDArray[np.int64]
+    opset: int
+
+    def stays(self, name: str) -> NDArray[np.bool_]:
+        """Return which positions of a traced tensor stay, in the shape of its labels."""
+        return np.asarray(~np.isin(self.labels[name], self.gone))
+
+    def is_cut(self, name: str) -> bool:
+        """Return whether a tensor loses channels."""
+        return name in self.labels and not bool(self.stays(name).all())
+
+    def cut_axis(self, name: str) -> int | None:
+        """Return the axis on which a tensor loses channels."""
+        return varying_axes(self.labels[name])[0] if self.is_cut(name) else None
+
+    def new_shape(self, name: str) -> Shape:
+        """Return a tensor's shape afterwards."""
+        shape = list(self.shapes[name])
+        axis = self.cut_axis(name)
+        if axis is not None:
+            shape[axis] = int(self.stays(name).sum())
+        return tuple(shape)
+
+
+SizeFix = Callable[[gs.Node, SizeContext, set[str]], None]
+
+
+def _replace_constant(node: gs.Node, index: int, values: NDArray[np.int64], taken: set[str]) -> None:
+    """Give a node its own copy of a constant with new values."""
+    old = node.inputs[index]
+    name = make_unique(old.name, taken)
+    taken.add(name)
+    node.inputs[index] = gs.Constant(name, values.astype(old.values.dtype))
+
+
+def fix_conv(node: gs.Node, context: SizeContext, taken: set[str]) -> None:  # noqa: ARG001 - fixes share one signature
+    """A depthwise Conv has as many groups as input channels stay."""
+    group = node.attrs.get("group", 1)
+    if group > 1 and group == context.shapes[node.inputs[0].name][1]:
+        node.attrs["group"] = context.new_shape(node.inputs[0].name)[1]
+
+
+def fix_target_shape(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
+    """Reshape and Expand: literal sizes of the cut axis, in a constant or among the parts of a Concat."""
+    output = node.outputs[0].name
+    old, new = context.shapes.get(output), context.new_shape(output) if output in context.labels else None
+    if old is None or new is None:
+        return
+    changes = {
+        axis: (before, after) for axis, (before, after) in enumerate(zip(old, new, strict=True)) if before != after
+    }
+    _fix_shape_vector(node, 1, changes, taken)
+
+
+def _fix_shape_vector(node: gs.Node, index: int, changes: dict[int, tuple[int, int]], taken: set[str]) -> None:
+    """Replace literal sizes in the vector that a node reads, `changes`: position → (old, new)."""
+    tensor = node.inputs[index]
+    if isinstance(tensor, gs.Constant):
+        values = tensor.values.copy()
+        for position, (before, after) in changes.items():
+            if values[position] == before:
+                values[position] = after
+        if not np.array_equal(values, tensor.values):
+            _replace_constant(node, index, values, taken)
+        return
+    if not tensor.inputs:
+        return
+    producer = tensor.inputs[0]
+    if producer.op in _PASSED_OVER:
+        _fix_shape_vector(producer, 0, changes, taken)
+    elif producer.op == "Concat":
+        position = 0
+        for part, item in enumerate(producer.inputs):
+            size = len(item.values) if isinstance(item, gs.Constant) else 1
+            inside = {at - position: change for at, change in changes.items() if position <= at < position + size}
+            if inside:
+                _fix_shape_vector(producer, part, inside, taken)
+            position += size
+
+
+def fix_split(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
+    """State the sizes of the parts."""
+    x = node.inputs[0].name
+    axis = node.attrs.get("axis", 0) % len(context.shapes[x])
+    if context.cut_axis(x) != axis:
+        return
+    sizes = np.array([context.new_shape(output.name)[axis] for output in node.outputs], dtype=np.int64)
+    if "split" in node.attrs:
+        node.attrs["split"] = sizes.tolist()
+    elif len(node.inputs) > 1 and not node.inputs[1].is_empty():
+        _replace_constant(node, 1, sizes, taken)
+    elif len(set(sizes.tolist())) > 1:  # parts that were equal, and are no longer
+        if context.opset < _FIRST_SPLIT_INPUT:
+            node.attrs["split"] = sizes.tolist()
+            return
+        node.attrs.pop("num_outputs", None)
+        name = make_unique(f"{node.name}.split", taken)
+        taken.add(name)
+        node.inputs = [node.inputs[0], gs.Constant(name, sizes)]
+
+
+def fix_slice(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
+    """A Slice of the channel axis takes what stays of what it took."""
+    x = node.inputs[0].name
+    axis = context.cut_axis(x)
+    if axis is None:
+        return
+    size, rank = context.shapes[x][axis], len(context.shapes[x])
+    stays = context.stays(x).reshape(-1)
+    in_attributes = "starts" in node.attrs
+    starts, ends, axes = _read_slice(node, in_attributes)
+    axes = list(range(len(starts))) if axes is None else axes
+    if axis not in [item % rank for item in axes]:
+        return
+    for position, sliced in enumerate(axes):
+        if sliced % rank == axis:
+            first, last, _ = slice(starts[position], ends[position]).indices(size)
+            starts[position], ends[position] = int(stays[:first].sum()), int(stays[:last].sum())
+    if in_attributes:
+        node.attrs["starts"], node.attrs["ends"] = starts, ends
+    else:
+        _replace_constant(node, 1, np.array(starts), taken)
+        _replace_constant(node, 2, np.array(ends), taken)
+
+
+def _read_slice(node: gs.Node, in_attributes: bool) -> tuple[list[int], list[int], list[int] | None]:
+    """Return starts, ends and axes."""
+    if in_attributes:
+        return list(node.attrs["starts"]), list(node.attrs["ends"]), node.attrs.get("axes")
+    axes = node.inputs[3].values.tolist() if len(node.inputs) > 3 and not node.inputs[3].is_empty() else None
+    return node.inputs[1].values.tolist(), node.inputs[2].values.tolist(), axes
+
+
+def fix_pad(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
+    """A Pad of the channel axis adds what stays of what it added."""
+    x, output = node.inputs[0].name, node.outputs[0].name
+    axis = context.cut_axis(output)
+    if axis is None:
+        return
+    rank, size = len(context.shapes[x]), context.shapes[x][axis]
+    if size == context.shapes[output][axis]:
+        return
+    pads = list(node.attrs["pads"]) if "pads" in node.attrs else node.inputs[1].values.tolist()
+    has_axes = len(node.inputs) > 3 and not node.inputs[3].is_empty()
+    axes = [int(item) % rank for item in node.inputs[3].values] if has_axes else list(range(rank))
+    at, count = axes.index(axis), len(pads) // 2
+    stays = context.stays(output).reshape(-1)
+    pads[at], pads[at + count] = int(stays[: pads[at]].sum()), int(stays[pads[at] + size :].sum())
+    if "pads" in node.attrs:
+        node.attrs["pads"] = pads
+    else:
+        _replace_constant(node, 1, np.array(pads), taken)
+
+
+def fix_resize(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
+    """A Resize with literal sizes states those of the channels too."""
+    if len(node.inputs) > 3 and not node.inputs[3].is_empty() and not node.attrs.get("axes"):
+        output = node.outputs[0].name
+        changes = dict(enumerate(zip(context.shapes[output], context.new_shape(output), strict=True)))
+        _fix_shape_vector(node, 3, {at: pair for at, pair in changes.items() if pair[0] != pair[1]}, taken)
+
+
+SIZE_FIXES: dict[str, SizeFix] = {
+    "Conv": fix_conv,
+    "Expand": fix_target_shape,
+    "Pad": fix_pad,
+    "Reshape": fix_target_shape,
+    "Resize": fix_resize,
+    "Slice": fix_slice,
+    "Split": fix_split,
+}

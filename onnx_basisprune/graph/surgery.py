@@ -1,0 +1,154 @@
+"""Remove coupled channels: slice every weight along its axes, and put right what states a size."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnx_basisprune.errors import ModelError
+from onnx_basisprune.graph.dependency import ChannelMap
+from onnx_basisprune.graph.editing import edit_graph, make_unique
+from onnx_basisprune.graph.model_io import read_opset
+from onnx_basisprune.graph.shapes import Shape, infer_shapes
+from onnx_basisprune.graph.size_fixes import SIZE_FIXES, SizeContext
+
+InputShapes = Mapping[str, Sequence[int]]
+
+
+class SurgeryError(ModelError):
+    """Channels can't be removed: a size that depends on them can't be put right."""
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What stays of one weight: axis → kept positions."""
+
+    keep: dict[int, tuple[int, ...]]
+
+    def apply(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        for axis, positions in self.keep.items():
+            values = values.take(positions, axis=axis)
+        return values
+
+
+def remove_channels(
+    model: ModelProto, channel_map: ChannelMap, removed: Collection[int], input_shapes: InputShapes | None = None
+) -> ModelProto:
+    """Return a copy of the model without some coupled channels.
+
+    Args:
+        model: The normalised model that was mapped; not changed.
+        channel_map: Its channels.
+        removed: Classes that go, elements of `DependencyGroup.channels`.
+        input_shapes: As for `map_channels`.
+
+    Raises:
+        SurgeryError: A tensor would lose all its channels, or its shape wouldn't be what the removal makes it.
+    """
+    gone = np.fromiter(removed, dtype=np.int64)
+    shapes = infer_shapes(model, input_shapes)
+    cuts = _find_cuts(channel_map, gone)
+    context = SizeContext(shapes, channel_map.labels, gone, read_opset(model))
+
+    def change(graph: gs.Graph) -> None:
+        nodes = {node.name: node for node in graph.nodes}
+        _cut_weights(graph, nodes, cuts)
+        taken = set(graph.tensors())
+        for node in graph.nodes:
+            fix = SIZE_FIXES.get(node.op) if node.domain in (None, "", "ai.onnx") else None
+            if fix is not None and any(context.is_cut(tensor.name) for tensor in [*node.inputs, *node.outputs]):
+                fix(node, context, taken)
+
+    result = edit_graph(model, change)
+    _forget_shapes(result, context)
+    _check_shapes(infer_shapes(result, input_shapes), shapes, context)
+    return result
+
+
+def _find_cuts(channel_map: ChannelMap, gone: NDArray[np.int64]) -> dict[tuple[str, int], _Cut]:
+    """Return what stays of each weight, by node and input index."""
+    cuts: dict[tuple[str, int], _Cut] = {}
+    for coupling in channel_map.couplings:
+        stays = ~np.isin(coupling.labels, gone)
+        if stays.all():
+            continue
+        if not stays.any():
+            raise SurgeryError(
+                f"node {coupling.node!r} would lose all channels of an axis; expected at least one to stay."
+            )
+        cut = cuts.setdefault((coupling.node, coupling.input_index), _Cut({}))
+        cut.keep[coupling.axis] = tuple(np.flatnonzero(stays).tolist())
+    return cuts
+
+
+def _cut_weights(graph: gs.Graph, nodes: Mapping[str, gs.Node], cuts: Mapping[tuple[str, int], _Cut]) -> None:
+    """Slice weights; one that several nodes read is copied unless all cut it alike."""
+    taken = set(graph.tensors())
+    made: dict[tuple[str, str], gs.Constant] = {}
+    for (name, index), cut in cuts.items():
+        node = nodes[name]
+        weight = node.inputs[index]
+        key = (weight.name, repr(sorted(cut.keep.items())))
+        if key not in made:
+            readers = [
+                cuts.get((reader.name, position))
+                for reader in weight.outputs
+                for position, tensor in enumerate(reader.inputs)
+                if tensor is weight
+            ]
+            alike = all(other == cut for other in readers)
+            new_name = weight.name if alike else make_unique(weight.name, taken)
+            taken.add(new_name)
+            made[key] = gs.Constant(new_name, np.ascontiguousarray(cut.apply(weight.values)))
+        node.inputs[index] = made[key]
+
+
+def _forget_shapes(model: ModelProto, context: SizeContext) -> None:
+    """Drop recorded shapes that are no longer true, in place; the model's outputs are never cut."""
+    kept = [value for value in model.graph.value_info if not context.is_cut(value.name)]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+
+
+def _check_shapes(found: Mapping[str, Shape], before: Mapping[str, Shape], context: SizeContext) -> None:
+    """Compare every traced tensor's shape with what the removal must make of it."""
+    for name, shape in before.items():
+        if name not in context.labels:
+            continue
+        expected = context.new_shape(name)
+        if found.get(name) != expected:
+            raise SurgeryError(
+                f"tensor {name!r} would have shape {found.get(name)} instead of {list(expected)} "
+                f"(now {list(shape)}): a size that depends on its channels is computed in a way that isn't followed."
+            )
+
+
+def find_unfit_groups(
+    model: ModelProto, channel_map: ChannelMap, input_shapes: InputShapes | None = None
+) -> dict[str, str]:
+    """Try to remove a channel of every free group, and return those where that fails with the reason.
+
+    All at once first; where that fails, halves are tried until the culprits are found.
+    """
+    free = [group for group in channel_map.groups if not group.blocked_by and len(group.channels) > 1]
+    unfit: dict[str, str] = {}
+
+    def search(start: int, end: int) -> None:
+        try:
+            remove_channels(model, channel_map, [int(g.channels[0]) for g in free[start:end]], input_shapes)
+        except SurgeryError as error:
+            if end - start == 1:
+                unfit[free[start].name] = str(error)
+            else:
+                middle = (start + end) // 2
+                search(start, middle)
+                search(middle, end)
+
+    if free:
+        search(0, len(free))
+    return unfit
