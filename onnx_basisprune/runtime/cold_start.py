@@ -120,10 +120,10 @@ def _time_first_run(
     before_run = perf_counter()
     session.run(feeds)
     done = perf_counter()
-    return ColdStart(1e3 * (loaded - start), 1e3 * (done - before_run), _read_peak_memory(), baseline)
+    return ColdStart(1e3 * (loaded - start), 1e3 * (done - before_run), read_peak_memory(), baseline)
 
 
-def _read_peak_memory() -> int:
+def read_peak_memory() -> int:
     """Return the largest resident size of this process so far, in bytes."""
     if sys.platform == "win32":
         import psutil
