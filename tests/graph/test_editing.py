@@ -32,7 +32,7 @@ def build() -> onnx.ModelProto:
 
 def test_no_change_changes_nothing() -> None:
     model = build()
-    assert edit_graph(model, lambda graph: None) == model
+    assert edit_graph(model, lambda _: None) == model
 
 
 def test_inner_graphs_hold_on_to_what_they_read() -> None:

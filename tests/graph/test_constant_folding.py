@@ -1,0 +1,102 @@
+"""Arithmetic on constants is computed where that is cheap and certain, else left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from onnx_basisprune.graph.constant_folding import evaluate_node
+from onnx_basisprune.graph.normalize import normalize_model
+
+Compare = Callable[..., None]
+
+
+def build(body: str, opset: int = 17, **arrays: np.ndarray) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[2, 3] x) => (float[A, B] y) {{ {body} }}'
+    )
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return model
+
+
+def list_ops(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def test_paddings_as_pytorch_exports_them(assert_equivalent: Compare) -> None:
+    model = build(
+        """c = Constant <value = int64[4] {0, 1, 0, 2}> ()
+        zeros = ConstantOfShape <value = int64[1] {0}> (none)
+        all = Concat <axis = 0> (c, zeros)
+        pairs = Reshape (all, two)
+        back = Slice (pairs, last, lowest, axis, last)
+        turned = Transpose <perm = [1, 0]> (back)
+        flat = Reshape (turned, minus)
+        pads = Cast <to = 7> (flat)
+        y = Pad (x, pads, value)""",
+        none=np.array([0]), two=np.array([-1, 2]), last=np.array([-1]), lowest=np.array([-(2**63) + 1]),
+        axis=np.array([0]), minus=np.array([-1]), value=np.array(0, np.float32),
+    )  # fmt: skip
+    normal = normalize_model(model)
+    assert list_ops(normal) == ["Pad"]
+    assert {tensor.name for tensor in normal.graph.initializer} == {"pads", "value"}
+    assert_equivalent(model, normal, {"x": np.ones((2, 3), np.float32)}, 0)
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 21])
+def test_every_operator_set(opset: int, assert_equivalent: Compare) -> None:
+    slicing = "s = Slice <starts = [1], ends = [3]> (a)" if opset < 10 else "s = Slice (a, one, three)"
+    axes = opset < 13
+    squeezing = "q = Squeeze <axes = [0]> (u)" if axes else "q = Squeeze (u, zero)"
+    unsqueezing = "u = Unsqueeze <axes = [0]> (s)" if axes else "u = Unsqueeze (s, zero)"
+    model = build(
+        f"a = Add (k, k) {slicing} {unsqueezing} {squeezing} n = Neg (q) d = Div (q, two) m = Sub (n, d)"
+        "t = Concat <axis = 0> (m, one_f) y = Mul (x, t)",
+        opset=opset, k=np.array([1, 2, 3, 4], np.float32), one=np.array([1]), three=np.array([3]),
+        zero=np.array([0]), two=np.array([2], np.float32), one_f=np.ones(1, np.float32),
+    )  # fmt: skip
+    normal = normalize_model(model)
+    assert list_ops(normal) == ["Mul"]
+    assert_equivalent(model, normal, {"x": np.ones((2, 3), np.float32)}, 0)
+
+
+@pytest.mark.parametrize("body", [
+    # Read by name, variable, negative quotients, division by zero, overflow, unknown casts, too large.
+    "r = RandomNormal <shape = [3]> () y = Add (x, r)",
+    "q = Div (minus, two) f = Cast <to = 1> (q) y = Add (x, f)",
+    "q = Div (one, zero) f = Cast <to = 1> (q) y = Add (x, f)",
+    "q = Mul (huge, huge) y = Add (x, q)",
+    "q = Cast <to = 7> (huge) f = Cast <to = 1> (q) y = Add (x, f)",
+    "z = ConstantOfShape (large) s = ReduceSum (z) y = Add (x, s)",
+    "z = Expand (one, large) c = Cast <to = 1> (z) s = ReduceSum (c) y = Add (x, s)",
+])  # fmt: skip
+def test_what_is_not_certain_stays(body: str) -> None:
+    model = build(
+        body, minus=np.array([-7]), two=np.array([2]), one=np.array([1]), zero=np.array([0]),
+        huge=np.array([3e38], np.float32), large=np.array([1000, 1000]),
+    )  # fmt: skip
+    normal = normalize_model(model)
+    assert list_ops(normal)[0] == list_ops(model)[0]
+
+
+def test_large_weights_are_left_to_the_runtime() -> None:
+    model = build("t = Transpose (w) m = MatMul (x, t) y = Add (m, m)", w=np.ones((70_000, 3), np.float32))
+    assert list_ops(normalize_model(model)) == ["Transpose", "MatMul", "Add"]
+
+
+def test_a_result_that_the_graph_gives_out_keeps_its_node() -> None:
+    model = build("y = Add (one, one)", one=np.ones((2, 3), np.float32))
+    assert list_ops(normalize_model(model)) == ["Add"]
+
+
+def test_evaluation_of_one_node() -> None:
+    node = onnx.helper.make_node("Gather", ["data", "index"], ["y"], axis=0)
+    value = evaluate_node(node, {"data": np.array([5, 6, 7]), "index": np.array(1)}, 11)
+    assert value is not None
+    assert (value.tolist(), value.shape, value.dtype) == (6, (), np.dtype(np.int64))
+    assert evaluate_node(node, {"data": np.array([5, 6, 7]), "index": np.array(9)}, 11) is None

@@ -1,0 +1,9 @@
+"""To support an operator is to add one entry to each table."""
+
+from onnx_basisprune.calibration.torch_ops import TORCH_OPS
+from onnx_basisprune.graph.cost import FREE_OPS, MAC_COUNTERS
+
+
+def test_every_operator_that_runs_is_counted_or_free() -> None:
+    assert TORCH_OPS.keys() - FREE_OPS - MAC_COUNTERS.keys() == set()
+    assert (FREE_OPS | MAC_COUNTERS.keys()) - TORCH_OPS.keys() == set()
