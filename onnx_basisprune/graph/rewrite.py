@@ -64,7 +64,20 @@ def rewrite_convs(model: ModelProto, pairs: Mapping[str, ConvPair]) -> tuple[Mod
         for node in [node for node in graph.nodes if node.name in pairs]:
             names[node.name] = _rewrite_conv(graph, node, pairs[node.name], taken)
 
-    return edit_graph(model, change), names
+    rewritten = edit_graph(model, change)
+    _copy_documentation(model, rewritten, names)
+    return rewritten, names
+
+
+def _copy_documentation(before: ModelProto, after: ModelProto, names: Mapping[str, PairNames]) -> None:
+    """Hand a rewritten Conv's doc string and metadata_props on to both nodes of its pair, in place."""
+    convs = {pair.basis: node for node in before.graph.node if (pair := names.get(node.name)) is not None}
+    convs |= {names[node.name].scaling: node for node in convs.values()}
+    for node in after.graph.node:
+        conv = convs.get(node.input[1]) if len(node.input) > 1 else None
+        if conv is not None:
+            node.doc_string = conv.doc_string
+            node.metadata_props.extend(conv.metadata_props)
 
 
 def _rewrite_conv(graph: gs.Graph, conv: gs.Node, pair: ConvPair, taken: set[str]) -> PairNames:

@@ -68,6 +68,7 @@ def make_pairs(model: onnx.ModelProto, ranks: Callable[[int], int] = lambda full
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
@@ -83,10 +84,9 @@ def test_full_rank_equals_the_original_on_real_models(name: str) -> None:
     assert len(names) > 10
     assert passes_full_check(rewritten) or not passes_full_check(original)
     height, width = {"ppocr_cls": (48, 192), "efficientnet_lite0_imagenet": (224, 224)}.get(name, (32, 32))
-    for batch in (1, 2):
-        x = np.random.default_rng(batch).standard_normal((batch, 3, height, width), dtype=np.float32)
-        expected = run(original, x)
-        np.testing.assert_allclose(run(rewritten, x), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    x = np.random.default_rng(0).standard_normal((2, 3, height, width), dtype=np.float32)
+    expected = run(original, x)
+    np.testing.assert_allclose(run(rewritten, x), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     for field in ("ir_version", "opset_import", "metadata_props", "producer_name", "producer_version", "doc_string"):
         assert getattr(rewritten, field) == getattr(original, field)
     assert rewritten.graph.input == original.graph.input
@@ -102,7 +102,7 @@ def test_counted_cost_is_the_price_at_every_rank(name: str) -> None:
     shapes = {model.graph.input[0].name: (1, 3, 48, 192)} if name == "ppocr_cls" else {}
     cost = measure_cost(model, shapes)
     price, eligible = make_mac_price(cost), [layer for layer in list_conv_layers(model) if not layer.reason]
-    for choose in (lambda full: 1, lambda full: full // 2, lambda full: full):  # noqa: ARG005
+    for choose in (lambda _: 1, lambda full: full // 2, lambda full: full):
         pairs = make_pairs(model, choose)
         counted = measure_cost(rewrite_convs(model, pairs)[0], shapes)
         ranks = {name: len(pair.basis) for name, pair in pairs.items()}
@@ -202,7 +202,7 @@ def build(body: str, *extra: str) -> onnx.ModelProto:
 
 def test_names_and_attributes() -> None:
     model = build("[conv1] c = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w, b) [act] y = Relu (c)")
-    rewritten, names = rewrite_convs(model, make_pairs(model, lambda full: 2))  # noqa: ARG005
+    rewritten, names = rewrite_convs(model, make_pairs(model, lambda _: 2))
     assert names == {"conv1": PairNames("w.basis", "w.scaling", "b.scaling")}
     basis, scaling, relu = rewritten.graph.node
     assert (basis.name, list(basis.input), list(basis.output)) == ("conv1.basis", ["x", "w.basis"], ["c.basis"])
@@ -214,6 +214,17 @@ def test_names_and_attributes() -> None:
     shapes = {tensor.name: list(tensor.dims) for tensor in rewritten.graph.initializer}
     assert shapes == {"w.basis": [2, 3, 3, 3], "w.scaling": [4, 2, 1, 1], "b.scaling": [4]}
     assert {tensor.data_type for tensor in rewritten.graph.initializer} == {TensorProto.FLOAT}
+
+
+def test_documentation_goes_to_both_nodes() -> None:
+    model = build("[conv1] c = Conv (x, w, b) [act] y = Relu (c)")
+    model.graph.node[0].doc_string = "the first"
+    model.graph.node[0].metadata_props.add(key="namespace", value="net.conv1")
+    basis, scaling, relu = rewrite_convs(model, make_pairs(model))[0].graph.node
+    for node in (basis, scaling):
+        assert node.doc_string == "the first"
+        assert node.metadata_props == model.graph.node[0].metadata_props
+    assert relu == model.graph.node[1]
 
 
 def test_names_that_are_taken() -> None:
