@@ -84,7 +84,8 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     calibration.dataset.check_labels(baseline.class_count)
     sample = validation.load(np.arange(min(7, len(validation))))
     network = read_network(subject.model, normalize_model(subject.model), (1, *sample.shape[1:]), config.exclude)
-    chunk = choose_chunk(network, subject, sample, config)
+    fixed_batch = find_fixed_batch(network, subject, sample)
+    chunk = fixed_batch or config.batch_size
     bases, scores = find_bases(
         network,
         subject.head,
@@ -93,6 +94,7 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
         len(calibration),
         config.seed,
         recorder,
+        fixed_batch,
     )
     allocation = plan_ranks(network, scores, *choose_budget(config))
     predicted = predict_cost(network, allocation.plan)
@@ -119,7 +121,7 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     if output is not None:
         recorder.start("rewriting")
         model, pairs = rewrite_network(network, bases, allocation.plan)
-        model, recovery = recover(network, model, pairs, subject, calibration, chunk, config, recorder)
+        model, recovery = recover(network, model, pairs, subject, calibration, fixed_batch, config, recorder)
         set_metadata(model, describe_metadata(config, version("basisprune"), original, predicted))
         recorder.start("validating")
         content = serialize_model(model)
@@ -176,13 +178,13 @@ def measure_baseline(
     return baseline
 
 
-def choose_chunk(network: Network, subject: Subject, sample: NDArray[Any], config: CompressionConfig) -> int:
-    """Return how many images PyTorch runs at once: those asked for, or those that the graph was exported for."""
+def find_fixed_batch(network: Network, subject: Subject, sample: NDArray[Any]) -> int | None:
+    """Return the only batch size that PyTorch can run the graph with, `None` where any will do."""
     fixed = subject.session.fixed_batch
     if fixed is None:
-        return config.batch_size
+        return None
     executor, name = Executor(network.program), network.program.inputs[0].name
-    return config.batch_size if can_batch(executor, name, subject.head, sample, fixed) else fixed
+    return None if can_batch(executor, name, subject.head, sample, fixed) else fixed
 
 
 def recover(
@@ -191,7 +193,7 @@ def recover(
     pairs: Mapping[str, PairNames],
     subject: Subject,
     calibration: Images,
-    chunk: int,
+    fixed_batch: int | None,
     config: CompressionConfig,
     recorder: Recorder,
 ) -> tuple[ModelProto, RecoveryReport | None]:
@@ -203,10 +205,11 @@ def recover(
     settings = RecoverySettings(
         steps=config.recover_steps,
         batch_size=_RECOVERY_BATCH_LARGE if large else _RECOVERY_BATCH,
-        chunk_size=chunk,
+        chunk_size=fixed_batch or config.batch_size,
         augmentation=config.augment,
         layout=calibration.preprocessing.layout,
         seed=config.seed,
+        fixed_batch=fixed_batch,
     )
     recorder.start("recovery", config.recover_steps)
     distillation = Distillation(

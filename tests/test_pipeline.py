@@ -241,11 +241,8 @@ def alias(model: Path, how: str) -> Path:
 
 
 @pytest.mark.parametrize("how", ["same", "symlink", "hardlink"])
-@pytest.mark.parametrize("option", ["output", "report"])
-@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(("option", "dry_run"), [("output", False), ("report", False), ("report", True)])
 def test_never_over_the_input(model: Path, how: str, option: str, *, dry_run: bool) -> None:
-    if dry_run and option == "output":
-        pytest.skip("a dry run has no output")
     content = model.read_bytes()
     with pytest.raises(OutputError, match="input"):
         compress(configure(model, force=True, dry_run=dry_run, **{option: alias(model, how)}))

@@ -1,4 +1,4 @@
-"""Whether a graph that was exported for a fixed batch can be run with another."""
+"""Graphs that were exported for a fixed batch: whether they can be run with another, and how to where they can't."""
 
 from __future__ import annotations
 
@@ -44,3 +44,15 @@ def can_batch(executor: Executor, input_name: str, head: Head, images: NDArray[A
         return False
     error = (found - expected).abs().max()
     return bool(error <= _TOLERANCE * expected.abs().max())
+
+
+def fill_batch(x: torch.Tensor, fixed_batch: int | None) -> torch.Tensor:
+    """Return a batch filled up to the size that a graph insists on, by repeating its last image.
+
+    Args:
+        x: `[n, ...]`, at least one image.
+        fixed_batch: The size, at least `n`; `None` for a graph that takes any.
+    """
+    if fixed_batch is None or len(x) == fixed_batch:
+        return x
+    return torch.cat([x, x[-1:].expand(fixed_batch - len(x), *x.shape[1:])])

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from onnx_basisprune.calibration.augment import Augmentation, augment_images
+from onnx_basisprune.calibration.batching import fill_batch
 from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.gradient_pass import to_channels_last
 from onnx_basisprune.calibration.loss import flatten_logits, is_binary
-from onnx_basisprune.calibration.statistics import to_channels_last
 from onnx_basisprune.planning.types import Head, Operation, Program
 from onnx_basisprune.results import RecoveryReport
 
@@ -47,6 +48,7 @@ class RecoverySettings:
         augmentation: What is done to the images.
         layout: Where their channel axis is.
         seed: Seeds the split, the draws and the augmentation.
+        fixed_batch: Batch size that the graphs insist on, at least `chunk_size`; `None` where they take any.
     """
 
     steps: int
@@ -55,6 +57,7 @@ class RecoverySettings:
     augmentation: Augmentation
     layout: Literal["nchw", "nhwc"]
     seed: int
+    fixed_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -197,14 +200,20 @@ class Distillation:
     def _run_teacher(self, x: torch.Tensor) -> torch.Tensor:
         """Return the original's logits `[n, classes]`."""
         with torch.no_grad():
-            values = self._teacher.run({self._input: x}, [self._head.logits])
-        return flatten_logits(values[self._head.logits].float(), self._head)
+            return self._find_logits(self._teacher, x)
 
     def _measure_loss(self, student: _Student, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the summed distillation loss of a batch."""
-        name = self._head.logits
-        values = student.executor.run({self._input: x}, [name], overrides=student.effective_weights())
-        return distillation_loss(flatten_logits(values[name].float(), self._head), target, self._head)
+        logits = self._find_logits(student.executor, x, student.effective_weights())
+        return distillation_loss(logits, target, self._head)
+
+    def _find_logits(
+        self, executor: Executor, x: torch.Tensor, overrides: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Return a graph's logits `[n, classes]`, in float32."""
+        name, filled = self._head.logits, fill_batch(x, self._settings.fixed_batch)
+        values = executor.run({self._input: filled}, [name], overrides=overrides)
+        return flatten_logits(values[name].float(), self._head)[: len(x)]
 
     def _measure_held_out(self, student: _Student) -> float:
         """Return the mean loss over the held-out slice, in full precision, without augmentation."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from onnx_basisprune.calibration.batching import can_batch
+from onnx_basisprune.calibration.batching import can_batch, fill_batch
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.planning.types import Head, Operation, Program, TensorSpec
 
@@ -83,3 +84,10 @@ def test_pixels_as_input() -> None:
     executor = build(1, step("Cast", ["x"], "f", to=1), step("Conv", ["f", "w"], "y"), step("Flatten", ["y"], "z"))
     images = np.random.default_rng(2).integers(0, 256, (1, 3, 2, 2), dtype=np.uint8)
     assert can_batch(executor, "x", HEAD, images, 1)
+
+
+def test_small_batches_are_filled_with_the_last_image() -> None:
+    x = torch.arange(6.0).reshape(2, 3)
+    assert fill_batch(x, None) is x
+    assert fill_batch(x, 2) is x
+    assert fill_batch(x, 4).tolist() == [[0, 1, 2], [3, 4, 5], [3, 4, 5], [3, 4, 5]]

@@ -217,3 +217,13 @@ def test_free_parameters() -> None:
 def test_split_indices() -> None:
     parts = split_indices(np.arange(7), 3)
     assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_fillers_of_a_fixed_batch_do_not_count() -> None:
+    settings = replace(SETTINGS, steps=4, chunk_size=7)
+    (first, free), (second, fixed) = (
+        make_distillation(settings=replace(settings, fixed_batch=size)).recover() for size in (None, 7)
+    )
+    assert fixed.held_out_loss_before == pytest.approx(free.held_out_loss_before, rel=1e-4)
+    assert fixed.held_out_loss_after == pytest.approx(free.held_out_loss_after, rel=1e-2)
+    assert first.keys() == second.keys()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.gradient_pass import GradientPass
 from onnx_basisprune.calibration.loss import fisher_gradient
-from onnx_basisprune.calibration.statistics import GradientPass, collect_statistics, score_components
+from onnx_basisprune.calibration.statistics import collect_statistics, score_components
 from onnx_basisprune.errors import ModelError
 from onnx_basisprune.planning.basis import expand_mean, find_reduced_space, make_fisher_basis, make_svd_basis
 from onnx_basisprune.planning.types import Basis, ConvStatistics, Head, Operation, Program, ReducedSpace, TensorSpec
@@ -407,3 +408,18 @@ def test_gradients_that_are_not_finite_are_told() -> None:
     program = Program(tuple(operations), initializers, net.program.inputs, ())
     with pytest.raises(ModelError, match="gradient at node 'c2'"):
         collect_statistics(GradientPass(Executor(program), "x", HEAD, 0), [images], net.biases(), net.spaces())
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_fillers_of_a_fixed_batch_do_not_count(*, labelled: bool) -> None:
+    net, images = make_plain_net(), draw_images(7, (2, 7, 7), labelled=labelled)
+    free, fixed = net.make_pass(), replace(net.make_pass(), fixed_batch=5)
+    first, second = (collect_statistics(run, split(images, 5), net.biases(), net.spaces()) for run in (free, fixed))
+    bases = make_bases(net, images, "fisher")
+    scores = [score_components(run, split(images, 5), bases) for run in (free, fixed)]
+    for name, expected in first.items():
+        assert (second[name].positions, second[name].images) == (expected.positions, expected.images)
+        pairs = [(getattr(first[name], a), getattr(second[name], a)) for a in ("total", "outer", "gradient_outer")]
+        for one, other in [*pairs, (scores[0][name], scores[1][name])]:
+            # float32: relative to the largest entry.
+            np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())
