@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
+from onnx_basisprune.graph.editing import ONNX_DOMAINS
+
 # Deterministic and cheap; anything else is left to the runtime, which folds at load time.
 FOLDABLE_OPS = frozenset(
     {
@@ -21,6 +23,29 @@ FOLDABLE_OPS = frozenset(
 )  # fmt: skip
 _LARGEST_RESULT = 65_536
 _LONGEST_SHAPE = 64
+
+
+def read_constant(node: NodeProto) -> TensorProto | None:
+    """Return a Constant node's value, `None` for other nodes and for sparse tensors, which stay as they are."""
+    if node.op_type != "Constant" or node.domain not in ONNX_DOMAINS or len(node.attribute) != 1:
+        return None
+    (attribute,) = node.attribute
+    if attribute.name == "value":
+        tensor = TensorProto()
+        tensor.CopyFrom(attribute.t)
+        return tensor
+    kinds = {
+        "value_float": TensorProto.FLOAT,
+        "value_int": TensorProto.INT64,
+        "value_string": TensorProto.STRING,
+    }
+    kind = kinds.get(attribute.name.removesuffix("s"))
+    if kind is None:
+        return None
+    value = onnx.helper.get_attribute_value(attribute)
+    values = list(value) if attribute.name.endswith("s") else [value]
+    shape = [len(values)] if attribute.name.endswith("s") else []
+    return onnx.helper.make_tensor("", kind, shape, values)
 
 
 def fold_constants(graph: gs.Graph) -> None:

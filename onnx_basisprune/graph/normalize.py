@@ -3,7 +3,8 @@
 1. Nodes get unique names, so that options and reports can name them.
 2. Below IR version 4 initializers must be listed as graph inputs though they are constants: they leave the
    inputs and the IR version becomes 4. From IR 4 on such an input can be overridden at run time: it stays.
-3. Constant nodes become initializers; small arithmetic on constants is computed (exporters write paddings so).
+3. Constant nodes become initializers; small arithmetic on constants is computed (exporters write paddings so), and
+   sizes that are the same in every run are constants.
 4. Identity and Dropout nodes go, where they do nothing.
 5. BatchNormalization, Mul, Add, Sub and Div by constants per channel fold into the Conv before them.
 6. Convs that share a weight or bias get their own copies: each will be decomposed by its own statistics.
@@ -13,13 +14,13 @@ What the graph's outputs or an inner graph (of If, Loop, Scan) read keeps its na
 
 from __future__ import annotations
 
-import onnx
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto
 
-from onnx_basisprune.graph.constant_folding import fold_constants
-from onnx_basisprune.graph.editing import ONNX_DOMAINS, edit_graph, list_names, make_unique
+from onnx_basisprune.graph.constant_folding import fold_constants, read_constant
+from onnx_basisprune.graph.editing import edit_graph, list_names, make_unique
 from onnx_basisprune.graph.fold_affine import fold_affine_nodes
+from onnx_basisprune.graph.fold_sizes import fold_static_sizes
 
 _FIRST_IR_WITHOUT_CONSTANT_INPUTS = 4
 
@@ -38,6 +39,7 @@ def normalize_model(model: ModelProto) -> ModelProto:
     name_nodes(copy)
     drop_constant_inputs(copy)
     replace_constant_nodes(copy)
+    fold_static_sizes(copy)
     taken = list_names(copy)
     return edit_graph(copy, lambda graph: _normalize_graph(graph, taken))
 
@@ -79,29 +81,6 @@ def replace_constant_nodes(model: ModelProto) -> None:
     if len(kept) < len(model.graph.node):
         del model.graph.node[:]
         model.graph.node.extend(kept)
-
-
-def read_constant(node: NodeProto) -> TensorProto | None:
-    """Return a Constant node's value, `None` for other nodes and for sparse tensors, which stay as they are."""
-    if node.op_type != "Constant" or node.domain not in ONNX_DOMAINS or len(node.attribute) != 1:
-        return None
-    (attribute,) = node.attribute
-    if attribute.name == "value":
-        tensor = TensorProto()
-        tensor.CopyFrom(attribute.t)
-        return tensor
-    kinds = {
-        "value_float": TensorProto.FLOAT,
-        "value_int": TensorProto.INT64,
-        "value_string": TensorProto.STRING,
-    }
-    kind = kinds.get(attribute.name.removesuffix("s"))
-    if kind is None:
-        return None
-    value = onnx.helper.get_attribute_value(attribute)
-    values = list(value) if attribute.name.endswith("s") else [value]
-    shape = [len(values)] if attribute.name.endswith("s") else []
-    return onnx.helper.make_tensor("", kind, shape, values)
 
 
 def _normalize_graph(graph: gs.Graph, taken: set[str]) -> None:

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnx_basisprune.errors import ModelError, quote
-from onnx_basisprune.graph.constant_folding import FOLDABLE_OPS, evaluate_node
+from onnx_basisprune.graph.constant_folding import FOLDABLE_OPS, evaluate_node, read_constant
 from onnx_basisprune.graph.editing import ONNX_DOMAINS
 from onnx_basisprune.graph.model_io import read_opset
-from onnx_basisprune.graph.normalize import read_constant
 
 Shape = tuple[int, ...]
 
@@ -22,7 +21,7 @@ Shape = tuple[int, ...]
 # given their data (it would be serialised, and may be over protobuf's 2 GiB).
 _LARGEST_SHAPE_OPERAND = 4096
 # What shape arithmetic is done in; scale factors of Resize are floats.
-_SHAPE_TYPES = (TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT)
+SHAPE_TYPES = (TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT)
 
 
 def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
@@ -57,6 +56,26 @@ def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | 
         if not _compute_shape_values(light, shapes, values):
             return shapes
         known.update((name, value.shape) for name, value in values.items())
+
+
+def infer_dimensions(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
+    """Return what ONNX can tell of every tensor's shape in all runs: `None` for sizes that depend on the inputs.
+
+    Args:
+        model: A checked model; not changed.
+    """
+    light = _copy_without_weights(model)
+    del light.graph.value_info[:]
+    result: dict[str, tuple[int | None, ...]] = {}
+    graph = _infer_as_far_as_possible(light).graph
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape"):
+            result[value.name] = tuple(
+                dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim
+            )
+    result.update((tensor.name, tuple(tensor.dims)) for tensor in model.graph.initializer)
+    return result
 
 
 def _compute_shape_values(model: ModelProto, shapes: Mapping[str, Shape], values: dict[str, NDArray[Any]]) -> bool:
@@ -98,7 +117,7 @@ def _compute_value(
         return None
     if node.op_type == "Constant":
         tensor = read_constant(node)
-        return None if tensor is None or tensor.data_type not in _SHAPE_TYPES else numpy_helper.to_array(tensor)
+        return None if tensor is None or tensor.data_type not in SHAPE_TYPES else numpy_helper.to_array(tensor)
     if node.op_type == "Shape" and node.input[0] in shapes:
         bounds = {attribute.name: attribute.i for attribute in node.attribute}
         return np.array(shapes[node.input[0]][bounds.get("start", 0) : bounds.get("end")], dtype=np.int64)
@@ -108,7 +127,7 @@ def _compute_value(
     for name in filter(None, node.input):
         if name in values:
             inputs[name] = values[name]
-        elif name in constants and constants[name].data_type in _SHAPE_TYPES:
+        elif name in constants and constants[name].data_type in SHAPE_TYPES:
             inputs[name] = numpy_helper.to_array(constants[name])
         else:
             return None
@@ -128,6 +147,14 @@ def _try_inference(model: ModelProto, *, propagates_values: bool) -> ModelProto 
         return None
 
 
+def is_shape_operand(tensor: TensorProto) -> bool:
+    """Return whether an initializer is small enough to take part in shape arithmetic."""
+    size = 1
+    for dim in tensor.dims:
+        size *= dim
+    return size <= _LARGEST_SHAPE_OPERAND
+
+
 def _copy_without_weights(model: ModelProto) -> ModelProto:
     """Copy a model with its large initializers as inputs of the same type and shape."""
     light = ModelProto()
@@ -141,10 +168,7 @@ def _copy_without_weights(model: ModelProto) -> ModelProto:
     graph.output.extend(model.graph.output)
     inputs = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        size = 1
-        for dim in tensor.dims:
-            size *= dim
-        if size <= _LARGEST_SHAPE_OPERAND:
+        if is_shape_operand(tensor):
             graph.initializer.append(tensor)
         elif tensor.name not in inputs:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
