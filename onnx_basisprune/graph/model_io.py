@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnx_basisprune.errors import ModelError, quote
@@ -37,6 +38,12 @@ def load_model(path: Path) -> ModelProto:
     if not model.HasField("graph") or not model.graph.node:
         raise ModelError(f"{quote(path)} has no graph; expected an ONNX model: is it another kind of file?")
     _check_opset(model, path)
+    text = _find_broken_text(model)
+    if text is not None:
+        raise ModelError(
+            f"{quote(path)} is damaged: the text {quote(text)} in it isn't UTF-8; export or copy the model again."
+        )
+    _check_types(model, path)
     _load_external_data(model, path)
     try:
         onnx.checker.check_model(model)
@@ -55,6 +62,33 @@ def _check_file(path: Path) -> None:
         raise ModelError(f"{quote(path)} isn't a regular file; expected an ONNX model file.")
     if path.stat().st_size == 0:
         raise ModelError(f"{quote(path)} is empty; expected an ONNX model: export or copy it again.")
+
+
+def _find_broken_text(message: Message) -> bytes | None:
+    """Return a text of a message that isn't UTF-8: protobuf hands it out as bytes, and onnx.checker lets it pass."""
+    if isinstance(message, TensorProto):  # its data is no text, and may be large
+        texts: list[object] = [message.name, message.doc_string]
+    else:
+        texts = []
+        for field, value in message.ListFields():
+            items = [value] if isinstance(value, (Message, str, bytes)) else value
+            if field.type == FieldDescriptor.TYPE_MESSAGE:
+                texts += [_find_broken_text(item) for item in items]
+            elif field.type == FieldDescriptor.TYPE_STRING:
+                texts += items
+    return next((text for text in texts if isinstance(text, bytes)), None)
+
+
+def _check_types(model: ModelProto, path: Path) -> None:
+    """Refuse inputs and outputs of element types that onnx doesn't know."""
+    known = {0, *onnx.helper.get_all_tensor_dtypes()}
+    for value in (*model.graph.input, *model.graph.output):
+        kind = value.type.tensor_type.elem_type
+        if kind not in known:
+            raise ModelError(
+                f"{quote(path)}: {quote(value.name)} has element type {kind}, which isn't known; expected a "
+                f"floating-point tensor: export the model again."
+            )
 
 
 def _load_external_data(model: ModelProto, path: Path) -> None:

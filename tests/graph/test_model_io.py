@@ -113,6 +113,20 @@ def test_opsets_out_of_range(opset: int, tmp_path: Path) -> None:
     refuse(path, f"opset {opset}", "expected 7 to")
 
 
+def test_text_that_is_not_utf8_and_unknown_types_are_refused(tmp_path: Path) -> None:
+    path, content = tmp_path / "m.onnx", build()
+    content.graph.node[0].name = "a name"
+    content.graph.node[0].doc_string = content.metadata_props.add(key="k").value = "some text"
+    content.graph.initializer[0].doc_string = "of a tensor"
+    for text in (b"a name", b"some text", b"of a tensor", b"MatMul"):
+        path.write_bytes(content.SerializeToString().replace(text, b"\xff" * len(text)))
+        refuse(path, "isn't UTF-8")
+    model = build()
+    model.graph.output[0].type.tensor_type.elem_type = 99
+    path.write_bytes(model.SerializeToString())
+    refuse(path, "'y' has element type 99")
+
+
 def test_newer_files_and_cycles_are_refused(tmp_path: Path) -> None:
     path, model = tmp_path / "m.onnx", build()
     model.ir_version = 99
