@@ -81,7 +81,7 @@ def test_vgg16_keeps_its_accuracy_with_a_tenth_of_its_parameters(tmp_path: Path)
         tmp_path,
         data=DATA / "mnist_calib.npz",
         val=tmp_path / "test.npz",
-        limit=300,
+        limit=600,
         preprocess="imagenet",
         target_params=0.1,
     )
