@@ -67,7 +67,7 @@ def _compare_runtimes(serialized: bytes, executor: Executor, images: NDArray[Any
     sizes = _BATCH_SIZES if session.fixed_batch is None else (session.fixed_batch,)
     for size in sizes:
         x = np.resize(images, (size, *images.shape[1:]))
-        found = session.run({name: x}, [output])[0]
+        found = session.predict(x, output)  # in the input's type
         with torch.no_grad():
             expected = executor.run({name: torch.from_numpy(x)}, [output])[output].numpy()
         scale = float(np.abs(expected).max(initial=0.0))

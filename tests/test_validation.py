@@ -51,6 +51,15 @@ def test_a_good_model_passes(batch: str, images: int) -> None:
     validate_model(model, serialize_model(model), model, IMAGES[:images], count(model))
 
 
+def test_half_precision_input_passes() -> None:
+    model = make_model()
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["x"], ["wide"], name="widen", to=onnx.TensorProto.FLOAT))
+    model.graph.node[1].input[0] = "wide"
+    exact = IMAGES.astype(np.float16).astype(np.float32)
+    validate_model(model, serialize_model(model), model, exact, count(model))
+
+
 def test_all_zero_outputs_pass() -> None:
     model = scale_weight(make_model(), 0.0)
     validate_model(model, serialize_model(model), model, IMAGES, count(model))
