@@ -29,9 +29,10 @@ def fold_affine_nodes(graph: gs.Graph, taken: set[str]) -> None:
     """
     for conv in [node for node in graph.nodes if node.op == "Conv"]:
         while (reader := _find_only_reader(conv, graph)) is not None:
-            affine = _read_affine(reader, conv)
-            if affine is None or not _apply_affine(conv, reader, *affine, taken):
-                break
+            with np.errstate(all="ignore"):  # what isn't finite in the end is refused
+                affine = _read_affine(reader, conv)
+                if affine is None or not _apply_affine(conv, reader, *affine, taken):
+                    break
             graph.nodes.remove(reader)
 
 
@@ -115,9 +116,8 @@ def _apply_affine(conv: gs.Node, reader: gs.Node, scale: Vector, shift: Vector, 
     W = weight.values.astype(np.float64)
     has_bias = len(conv.inputs) > 2 and not conv.inputs[2].is_empty()
     b = conv.inputs[2].values.astype(np.float64) if has_bias else np.zeros(len(scale))
-    with np.errstate(all="ignore"):
-        folded_weight = (scale.reshape(-1, *(1,) * (W.ndim - 1)) * W).astype(weight.dtype)
-        folded_bias = (scale * b + shift).astype(weight.dtype)
+    folded_weight = (scale.reshape(-1, *(1,) * (W.ndim - 1)) * W).astype(weight.dtype)
+    folded_bias = (scale * b + shift).astype(weight.dtype)
     if not (np.isfinite(folded_weight).all() and np.isfinite(folded_bias).all()):
         return False
     bias_name = conv.inputs[2].name if has_bias else make_unique(f"{weight.name}.bias", taken)

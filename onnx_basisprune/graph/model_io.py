@@ -45,6 +45,7 @@ def load_model(path: Path) -> ModelProto:
         )
     _check_types(model, path)
     _load_external_data(model, path)
+    _check_tensors(model, path)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
@@ -89,6 +90,20 @@ def _check_types(model: ModelProto, path: Path) -> None:
                 f"{quote(path)}: {quote(value.name)} has element type {kind}, which isn't known; expected a "
                 f"floating-point tensor: export the model again."
             )
+
+
+def _check_tensors(model: ModelProto, path: Path) -> None:
+    """Refuse tensors whose data don't fit their type and shape."""
+    for tensor in iterate_tensors(model):
+        if not tensor.ByteSize() or tensor.data_type == TensorProto.STRING:
+            continue
+        try:
+            onnx.numpy_helper.to_array(tensor)
+        except (ValueError, LookupError, TypeError) as error:
+            raise ModelError(
+                f"{quote(path)}: the data of tensor {quote(tensor.name)} don't fit its shape {list(tensor.dims)[:8]} "
+                f"and type {tensor.data_type} ({_summarize(error)}); export or copy the model again."
+            ) from error
 
 
 def _load_external_data(model: ModelProto, path: Path) -> None:

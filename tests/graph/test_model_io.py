@@ -127,6 +127,24 @@ def test_text_that_is_not_utf8_and_unknown_types_are_refused(tmp_path: Path) -> 
     refuse(path, "'y' has element type 99")
 
 
+def test_tensors_whose_data_do_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    for dims, kind in (([3, 3], TensorProto.FLOAT), ([3, 2], TensorProto.DOUBLE), ([3, 2], 77)):
+        model = build()
+        del model.graph.initializer[0].dims[:]
+        model.graph.initializer[0].dims.extend(dims)
+        model.graph.initializer[0].data_type = kind
+        path.write_bytes(model.SerializeToString())
+        refuse(path, "'w'")
+    model.graph.initializer[0].dims[0] = -3
+    path.write_bytes(model.SerializeToString())
+    refuse(path, "tensor")
+    inner = build()
+    inner.graph.node.insert(0, helper.make_node("Constant", [], ["c"], value=model.graph.initializer[0]))
+    path.write_bytes(inner.SerializeToString())
+    refuse(path, "'w'")
+
+
 def test_newer_files_and_cycles_are_refused(tmp_path: Path) -> None:
     path, model = tmp_path / "m.onnx", build()
     model.ir_version = 99
