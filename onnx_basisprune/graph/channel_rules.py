@@ -1,8 +1,8 @@
 """How channels on the inputs and outputs of each op_type couple: one rule an op.
 
 A rule reads the labels of its node's inputs from a `Tracer`, unites or blocks them, says which weight axes follow which
-labels, and sets the outputs' labels. It raises `UntraceableError` where the node's channels must stay, with the reason. An
-op without a rule blocks what it reads: nothing is guessed to be elementwise.
+labels, and sets the outputs' labels. It raises `UntraceableError` where the node's channels must stay, with the reason.
+An op without a rule blocks what it reads: nothing is guessed to be elementwise.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 
 from onnx_basisprune.graph.channel_rules_linear import LINEAR_RULES
 from onnx_basisprune.graph.channel_rules_shape import SHAPE_RULES
+from onnx_basisprune.graph.channel_rules_size import follow_sizes
 from onnx_basisprune.graph.channel_tracer import Tracer, UntraceableError
-from onnx_basisprune.planning.channels import Labels, fixed_labels, read_axis, varying_axes
+from onnx_basisprune.planning.channels import fixed_labels, read_axis, varying_axes
 from onnx_basisprune.planning.types import Operation
 
 Rule = Callable[[Operation, Tracer], None]
@@ -179,13 +180,17 @@ CHANNEL_RULES: dict[str, Rule] = {
 
 def trace_operation(operation: Operation, tracer: Tracer) -> None:
     """Trace one node; where that isn't possible, its inputs' channels stay and its outputs have none."""
-    rule = CHANNEL_RULES.get(operation.op_type) if operation.domain == "" else None
+    rule = CHANNEL_RULES.get(operation.op_type, refuse_unknown) if operation.domain == "" else refuse_unknown
     try:
-        if rule is None:
-            raise UntraceableError("has no channel rule")
+        follow_sizes(operation, tracer)
         rule(operation, tracer)
     except UntraceableError as error:
         label = f"{operation.op_type} {operation.name}: {error}"
         for name in operation.inputs:
-            if tracer.is_traced(name):
+            if name in tracer.traced:
                 tracer.classes.block(tracer.labels(name), label)
+
+
+def refuse_unknown(operation: Operation, tracer: Tracer) -> None:  # noqa: ARG001
+    """Refuse: nothing is known of the op."""
+    raise UntraceableError("it has no channel rule")

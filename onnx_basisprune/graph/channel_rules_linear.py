@@ -91,6 +91,8 @@ def trace_gemm(operation: Operation, tracer: Tracer) -> None:
     labels = make_labels(tracer, B.shape[outer])
     tracer.couple(operation, 1, outer, labels)
     if len(operation.inputs) > 2 and operation.inputs[2]:
+        if tracer.is_traced(operation.inputs[2]):
+            raise UntraceableError("its third input isn't constant")
         shape = tracer.shape(operation.inputs[2])
         if shape and shape[-1] > 1:
             tracer.couple(operation, 2, len(shape) - 1, labels)

@@ -144,7 +144,7 @@ def read_pads(operation: Operation, tracer: Tracer) -> list[tuple[int, int]]:
     """
     rank = len(tracer.shape(operation.inputs[0]))
     if len(operation.inputs) < 2:
-        pads, axes = operation.attributes["pads"], range(rank)
+        pads, axes = operation.attributes["pads"], list(range(rank))
     else:
         values = tracer.constant(operation.inputs[1])
         has_axes = len(operation.inputs) > 3 and bool(operation.inputs[3])

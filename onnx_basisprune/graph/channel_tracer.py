@@ -16,6 +16,10 @@ class UntraceableError(Exception):
     """A node doesn't let its channels be followed; the message is the reason that blocks them."""
 
 
+# Of a vector of sizes: the labels of the channels that each of its elements counts.
+Sizes = list[Labels]
+
+
 @dataclass(frozen=True)
 class Coupling:
     """A weight axis that follows channels.
@@ -62,6 +66,7 @@ class Tracer:
         couplings: Weight axes, in graph order.
         reads: Where channels are read.
         traced: Labels by tensor.
+        sizes: Which channels are counted, by tensor.
     """
 
     def __init__(self, program: Program, shapes: Mapping[str, Shape], overridable: frozenset[str]) -> None:
@@ -70,6 +75,7 @@ class Tracer:
         self.reads: list[Read] = []
         self._program, self._shapes, self._overridable = program, shapes, overridable
         self.traced: dict[str, Labels] = {}
+        self.sizes: dict[str, Sizes] = {}
 
     def shape(self, name: str) -> Shape:
         """Return a tensor's shape.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +10,7 @@ from onnx import ModelProto
 
 from onnx_basisprune.graph.channel_rules import trace_operation
 from onnx_basisprune.graph.channel_tracer import Coupling, Read, Tracer
-from onnx_basisprune.graph.editing import make_unique
-from onnx_basisprune.graph.editing import list_overridable
+from onnx_basisprune.graph.editing import list_captured, list_overridable, make_unique
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.shapes import infer_shapes
 from onnx_basisprune.planning.channels import FIXED, Labels
@@ -19,7 +18,9 @@ from onnx_basisprune.planning.channels import FIXED, Labels
 
 @dataclass(frozen=True)
 class DependencyGroup:
-    """Coupled channels of the same layers: they may go one by one, each from every place at once.
+    """Coupled channels of the same tensors: they may go one by one, each from every place at once.
+
+    As long as one of each group stays, no tensor loses all its channels.
 
     Attributes:
         name: The first node that makes them.
@@ -60,32 +61,64 @@ def map_channels(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | 
     tracer = Tracer(program, infer_shapes(model, input_shapes), list_overridable(model))
     for operation in program.operations:
         trace_operation(operation, tracer)
-    for output in program.outputs:
-        if tracer.is_traced(output.name):
-            tracer.classes.block(tracer.labels(output.name), f"it is an output of the model, {output.name}")
+    _block_outlets(tracer, [output.name for output in program.outputs], list_captured(model))
+    _block_last_channels(tracer)
     find = tracer.classes.find
     return ChannelMap(
         groups=_list_groups(tracer),
         couplings=tuple(replace(coupling, labels=find(coupling.labels)) for coupling in tracer.couplings),
         reads=tuple(replace(read, labels=find(read.labels)) for read in tracer.reads),
-        labels={name: find(labels) for name, labels in tracer.traced.items()},
+        labels={name: tracer.classes.simplify(labels) for name, labels in tracer.traced.items()},
     )
 
 
+def _block_outlets(tracer: Tracer, outputs: Sequence[str], captured: Sequence[str]) -> None:
+    """Keep channels that are seen from outside: by the caller, and by inner graphs of If, Loop, Scan."""
+    for names, reason in ((outputs, "it is an output of the model"), (captured, "an inner graph reads it")):
+        for name in names:
+            for labels in (tracer.traced.get(name), *tracer.sizes.get(name, ())):
+                if labels is not None:
+                    tracer.classes.block(labels, f"{reason}, {name}")
+
+
+def _block_last_channels(tracer: Tracer) -> None:
+    """Keep classes that hold all channels of some tensor or weight axis; later couplings may have made them so."""
+    for labels in _iterate_labels(tracer):
+        roots = np.unique(tracer.classes.find(labels))
+        if len(roots) == 1:
+            tracer.classes.block(roots, "all channels of a tensor would go at once")
+
+
+def _iterate_labels(tracer: Tracer) -> Iterator[Labels]:
+    """Go through the labels of all weight axes, then of all tensors."""
+    yield from (coupling.labels for coupling in tracer.couplings)
+    yield from tracer.traced.values()
+
+
 def _list_groups(tracer: Tracer) -> tuple[DependencyGroup, ...]:
-    """Group classes that touch the same weight axes."""
-    touched: dict[int, list[int]] = {}
-    for index, coupling in enumerate(tracer.couplings):
-        for root in np.unique(tracer.classes.find(coupling.labels)).tolist():
-            if root != FIXED:
-                touched.setdefault(root, []).append(index)
-    members: dict[tuple[tuple[int, ...], str], list[int]] = {}
-    for root, indices in touched.items():
-        members.setdefault((tuple(indices), tracer.classes.reason(root)), []).append(root)
+    """Group classes that are in the same weight axes and tensors, and are blocked for the same reason.
+
+    Signatures are refined by one set of labels after the other: two classes keep the same one as long as every set
+    holds both or neither.
+    """
+    count = len(tracer.classes)
+    signature, latest = np.zeros(count, dtype=np.int64), 0
+    first = np.full(count, -1)
+    for index, labels in enumerate(_iterate_labels(tracer)):
+        present = np.unique(tracer.classes.find(labels))
+        roots = present[present != FIXED]
+        _, inverse = np.unique(signature[roots], return_inverse=True)
+        signature[roots] = latest + 1 + inverse
+        latest = int(signature.max())
+        if index < len(tracer.couplings):
+            first[roots] = np.where(first[roots] < 0, index, first[roots])
+    members: dict[tuple[int, int, str], list[int]] = {}
+    for root in np.flatnonzero(first >= 0).tolist():
+        members.setdefault((int(first[root]), int(signature[root]), tracer.classes.reason(root)), []).append(root)
     taken: set[str] = set()
     groups = []
-    for (indices, reason), roots in sorted(members.items(), key=lambda item: (item[0][0], min(item[1]))):
-        name = make_unique(tracer.couplings[indices[0]].node, taken)
+    for (index, _, reason), channels in sorted(members.items(), key=lambda item: (item[0][0], min(item[1]))):
+        name = make_unique(tracer.couplings[index].node, taken)
         taken.add(name)
-        groups.append(DependencyGroup(name, np.array(sorted(roots), dtype=np.int64), reason))
+        groups.append(DependencyGroup(name, np.array(sorted(channels), dtype=np.int64), reason))
     return tuple(groups)

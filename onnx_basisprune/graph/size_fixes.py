@@ -46,7 +46,7 @@ class SizeContext:
         return varying_axes(self.labels[name])[0] if self.is_cut(name) else None
 
     def new_shape(self, name: str) -> Shape:
-        """Return a tensor's shape afterwards."""
+        """Return a tensor's shape afterwards; without labels, it keeps the one it has."""
         shape = list(self.shapes[name])
         axis = self.cut_axis(name)
         if axis is not None:

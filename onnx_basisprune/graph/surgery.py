@@ -66,7 +66,7 @@ def remove_channels(
 
     result = edit_graph(model, change)
     _forget_shapes(result, context)
-    _check_shapes(infer_shapes(result, input_shapes), shapes, context)
+    _check_shapes(result, infer_shapes(result, input_shapes), context)
     return result
 
 
@@ -87,8 +87,9 @@ def _find_cuts(channel_map: ChannelMap, gone: NDArray[np.int64]) -> dict[tuple[s
 
 
 def _cut_weights(graph: gs.Graph, nodes: Mapping[str, gs.Node], cuts: Mapping[tuple[str, int], _Cut]) -> None:
-    """Slice weights; one that several nodes read is copied unless all cut it alike."""
+    """Slice weights; one that is read elsewhere, too, is copied unless all readers cut it alike."""
     taken = set(graph.tensors())
+    outlets = {id(tensor) for tensor in graph.outputs}  # those that inner graphs read among them
     made: dict[tuple[str, str], gs.Constant] = {}
     for (name, index), cut in cuts.items():
         node = nodes[name]
@@ -101,7 +102,7 @@ def _cut_weights(graph: gs.Graph, nodes: Mapping[str, gs.Node], cuts: Mapping[tu
                 for position, tensor in enumerate(reader.inputs)
                 if tensor is weight
             ]
-            alike = all(other == cut for other in readers)
+            alike = id(weight) not in outlets and all(other == cut for other in readers)
             new_name = weight.name if alike else make_unique(weight.name, taken)
             taken.add(new_name)
             made[key] = gs.Constant(new_name, np.ascontiguousarray(cut.apply(weight.values)))
@@ -115,16 +116,19 @@ def _forget_shapes(model: ModelProto, context: SizeContext) -> None:
     model.graph.value_info.extend(kept)
 
 
-def _check_shapes(found: Mapping[str, Shape], before: Mapping[str, Shape], context: SizeContext) -> None:
-    """Compare every traced tensor's shape with what the removal must make of it."""
-    for name, shape in before.items():
-        if name not in context.labels:
+def _check_shapes(model: ModelProto, found: Mapping[str, Shape], context: SizeContext) -> None:
+    """Compare the shape of every node's output with what the removal must make of it, nothing for most."""
+    for name in (name for node in model.graph.node for name in node.output):
+        before = context.shapes.get(name)
+        if before is None:
             continue
         expected = context.new_shape(name)
+        if 0 in expected and 0 not in before:
+            raise SurgeryError(f"tensor {name!r} would lose all its channels; expected at least one to stay.")
         if found.get(name) != expected:
             raise SurgeryError(
                 f"tensor {name!r} would have shape {found.get(name)} instead of {list(expected)} "
-                f"(now {list(shape)}): a size that depends on its channels is computed in a way that isn't followed."
+                f"(now {list(before)}): a size that depends on its channels is computed in a way that isn't followed."
             )
 
 

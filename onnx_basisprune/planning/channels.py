@@ -1,9 +1,9 @@
 """Channels as labels: which positions of which tensors must go together.
 
-Every position along a prunable axis carries a label, an integer. Labels of channels that must go together are united; a
-class of united labels is one *coupled channel*. A tensor's labels are an int array of the tensor's rank, of size 1 along
-every axis on which they don't vary, so that reshaping, transposing, slicing and broadcasting a tensor is the same on
-its labels.
+Every position along a prunable axis carries a label, an integer. Labels of channels that must go together are united;
+a class of united labels is one *coupled channel*. A tensor's labels are an int array of the tensor's rank, of size 1
+along every axis on which they don't vary, so that reshaping, transposing, slicing and broadcasting a tensor is the same
+on its labels.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ class ChannelClasses:
     def __init__(self) -> None:
         self._parent = [FIXED]
         self._reasons: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        """Return the number of labels, united ones and the fixed one included."""
+        return len(self._parent)
 
     def make(self, count: int) -> Labels:
         """Return new labels, `[count]`."""
@@ -76,7 +80,7 @@ class ChannelClasses:
         """Return labels with size 1 along each axis on which they don't vary, and at most one axis on which they do.
 
         Removal must leave a tensor rectangular. Where labels vary on several axes, as after the Reshape of a channel
-        shuffle, those of all axes but the last are united.
+        shuffle, those of all axes but the longest (the last of these) are united.
         """
         labels = self.find(labels)
         for axis in range(labels.ndim):
@@ -84,7 +88,10 @@ class ChannelClasses:
             if labels.shape[axis] > 1 and np.array_equal(np.broadcast_to(first, labels.shape), labels):
                 labels = first
         varying = varying_axes(labels)
-        for axis in varying[:-1]:
+        kept = max(varying, key=lambda axis: (labels.shape[axis], axis), default=None)
+        for axis in varying:
+            if axis == kept:
+                continue
             first = labels.take([0], axis=axis)
             self.unite(labels, first, "it shares an axis with channels that must stay")
             labels = self.find(first)

@@ -1,0 +1,104 @@
+"""Sizes that the graph computes with: a number of channels may only say what shape a tensor takes.
+
+Where it is divided, gathered and joined into the target of a Reshape, it follows a removal by itself. As a number among
+values (a scale, a mean, a position) it would change what the model computes: then its channels stay. Most such numbers
+are constants already when channels are traced, see `graph.fold_sizes`; this guards the rest.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from onnx import TensorProto
+
+from onnx_basisprune.graph.channel_tracer import Sizes, Tracer
+from onnx_basisprune.planning.channels import Labels
+from onnx_basisprune.planning.types import Operation
+
+_SAME = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_ARITHMETIC = frozenset({"Abs", "Add", "Div", "Equal", "Max", "Min", "Mod", "Mul", "Neg", "Sub", "Where"})
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+# What states a shape: op_type → inputs.
+_STATED_SHAPES = {
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "Reshape": (1,),
+    "Resize": (3,),
+    "Slice": (1, 2),
+    "Tile": (1,),
+}
+_NONE: Labels = np.zeros(0, dtype=np.int64)
+
+
+def follow_sizes(operation: Operation, tracer: Tracer) -> None:
+    """Note which channels a node's outputs count, and block those that it uses as a number."""
+    if operation.op_type == "Shape":
+        tracer.sizes[operation.outputs[0]] = _read_shape(operation, tracer)
+        return
+    if not any(name in tracer.sizes for name in operation.inputs):
+        return
+    sizes = _compute_sizes(operation, tracer)
+    if sizes is not None:
+        tracer.sizes[operation.outputs[0]] = sizes
+        return
+    for index, name in enumerate(operation.inputs):
+        if name in tracer.sizes and index not in _STATED_SHAPES.get(operation.op_type, ()):
+            reason = f"{operation.op_type} {operation.name} uses their number as a value"
+            tracer.classes.block(_join(tracer.sizes[name]), reason)
+
+
+def _read_shape(operation: Operation, tracer: Tracer) -> Sizes:
+    """Return the channels that each element of a tensor's shape counts."""
+    labels = tracer.labels(operation.inputs[0])
+    sizes = [labels.reshape(-1) if count > 1 else _NONE for count in labels.shape]
+    return sizes[operation.attributes.get("start", 0) : operation.attributes.get("end")]
+
+
+def _compute_sizes(operation: Operation, tracer: Tracer) -> Sizes | None:
+    """Return what each element of the output counts, `None` where the node isn't arithmetic on sizes."""
+    x = operation.inputs[0]
+    if operation.op_type in _SAME or (operation.op_type == "Cast" and operation.attributes.get("to") in _INTEGERS):
+        return tracer.sizes.get(x)
+    if operation.op_type == "Gather" and x in tracer.sizes:
+        indices = tracer.constant(operation.inputs[1])
+        return None if indices is None else [tracer.sizes[x][int(index)] for index in indices.reshape(-1)]
+    if operation.op_type == "Slice" and x in tracer.sizes:
+        return _slice_sizes(operation, tracer)
+    elements = [_list_elements(name, tracer) for name in operation.inputs if name]
+    if any(item is None for item in elements):
+        return None
+    if operation.op_type == "Concat":
+        return [label for item in elements if item is not None for label in item]
+    if operation.op_type in _ARITHMETIC:
+        everything = _join([label for item in elements if item is not None for label in item])
+        return [everything] * prod(tracer.shape(operation.outputs[0]))
+    return None
+
+
+def _slice_sizes(operation: Operation, tracer: Tracer) -> Sizes | None:
+    """Take the same part of the elements."""
+    bounds: list[int | None] = []
+    for index, key in ((1, "starts"), (2, "ends"), (4, "steps")):
+        if key in operation.attributes:
+            bounds.append(int(operation.attributes[key][0]))
+        elif index < len(operation.inputs) and operation.inputs[index]:
+            value = tracer.constant(operation.inputs[index])
+            if value is None:
+                return None
+            bounds.append(int(value.reshape(-1)[0]))
+        else:
+            bounds.append(None)
+    return tracer.sizes[operation.inputs[0]][slice(*bounds)]
+
+
+def _list_elements(name: str, tracer: Tracer) -> Sizes | None:
+    """Return what the elements of a size or constant count, `None` for other tensors."""
+    if name in tracer.sizes:
+        return tracer.sizes[name]
+    constant = tracer.constant(name)
+    return None if constant is None else [_NONE] * constant.size
+
+
+def _join(sizes: Sizes) -> Labels:
+    return np.unique(np.concatenate([_NONE, *sizes]))
