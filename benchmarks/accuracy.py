@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.decomposition import BasisKind, find_bases, plan_ranks, read_network, rewrite_network

@@ -19,14 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.gradient_pass import GradientPass, to_channels_last
 from onnx_basisprune.calibration.loss import flatten_logits, loss_gradient
-from onnx_basisprune.calibration.statistics import (
-    GradientPass,
-    collect_statistics,
-    score_components,
-    to_channels_last,
-)
+from onnx_basisprune.calibration.statistics import collect_statistics, score_components
 from onnx_basisprune.config import CompressionConfig, PreprocessConfig
 from onnx_basisprune.data.batches import Batch
 from onnx_basisprune.data.dataset import open_dataset

@@ -10,12 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_basisprune.calibration.executor import Executor
-from onnx_basisprune.calibration.statistics import (
-    CalibrationBatch,
-    GradientPass,
-    collect_statistics,
-    score_components,
-)
+from onnx_basisprune.calibration.gradient_pass import CalibrationBatch, GradientPass
+from onnx_basisprune.calibration.statistics import collect_statistics, score_components
 from onnx_basisprune.graph.cost import ModelCost, make_mac_price, measure_cost, price_parameters
 from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.graph.program import extract_program
@@ -49,6 +45,7 @@ class Network:
         layers: All its Convs; `reason` says why one can't be decomposed.
         cost: What it costs for one image.
         total_parameters: Parameters of the file as it was given, the whole that a budget is a fraction of.
+        input_shape: Shape of a batch of one image.
     """
 
     model: ModelProto
@@ -56,6 +53,7 @@ class Network:
     layers: tuple[ConvLayer, ...]
     cost: ModelCost
     total_parameters: int
+    input_shape: tuple[int, ...]
 
     @property
     def eligible(self) -> dict[str, ConvLayer]:
@@ -95,7 +93,7 @@ def read_network(
         layer if layer.reason or layer.name in counted else replace(layer, reason="its output shape isn't known")
         for layer in list_conv_layers(normalized, exclude)
     )
-    return Network(normalized, program, layers, cost, measure_cost(original, shapes).parameters)
+    return Network(normalized, program, layers, cost, measure_cost(original, shapes).parameters, input_shape)
 
 
 def find_bases(

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx_basisprune.calibration.augment import Augmentation, augment_images
 from onnx_basisprune.calibration.batching import fill_batch
 from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.gradient_pass import to_channels_last
 from onnx_basisprune.calibration.loss import flatten_logits, is_binary
-from onnx_basisprune.calibration.statistics import to_channels_last
 from onnx_basisprune.planning.types import Head, Operation, Program
 from onnx_basisprune.results import RecoveryReport
 

@@ -8,107 +8,51 @@ float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnx_basisprune.calibration.batching import fill_batch
-from onnx_basisprune.calibration.executor import Executor
-from onnx_basisprune.calibration.loss import fisher_gradient, flatten_logits, loss_gradient
+from onnx_basisprune.calibration.gradient_pass import (
+    CalibrationBatch,
+    GradientHook,
+    GradientPass,
+    ReadEdge,
+    ReadStart,
+)
 from onnx_basisprune.errors import ModelError, quote
-from onnx_basisprune.planning.types import Basis, ConvStatistics, Head, Operation, ReducedSpace
-
-GradientHook = Callable[[torch.Tensor], None]
+from onnx_basisprune.planning.types import Basis, ConvStatistics, ReducedSpace
 
 
-class CalibrationBatch(Protocol):
-    """What a pass needs of a batch; the data room's `Batch` is one."""
-
-    @property
-    def indices(self) -> NDArray[np.int64]: ...  # noqa: D102
-    @property
-    def x(self) -> NDArray[Any]: ...  # noqa: D102
-    @property
-    def y(self) -> NDArray[np.int64] | None: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class GradientPass:
-    """One forward and backward run over a stream of batches.
+class RowSums:
+    """Sum and second moment of rows, in float64, from float32 products on shifted rows.
 
     Attributes:
-        executor: Runs the graph.
-        input_name: The graph's image input.
-        head: Where the loss is taken.
-        seed: Seeds the draws for images without labels.
-        fixed_batch: Batch size that the graph insists on; smaller batches are filled up, and what the fillers give
-            is left out. `None` where it takes any.
+        total: `sum t`, `[q]`.
+        outer: `sum t tᵀ`, `[q, q]`; stays zero where `with_products` is false.
+        count: Rows.
     """
 
-    executor: Executor
-    input_name: str
-    head: Head
-    seed: int
-    fixed_batch: int | None = None
+    def __init__(self, q: int, *, with_products: bool = True) -> None:
+        self.total = np.zeros(q)
+        self.outer = np.zeros((q, q) if with_products else (0, 0))
+        self.count = 0
+        self._with_products = with_products
+        self._shift: torch.Tensor | None = None
 
-    def run(
-        self,
-        batches: Iterable[CalibrationBatch],
-        watch: Mapping[str, Callable[[torch.Tensor], GradientHook]],
-        progress: Callable[[int], None] | None = None,
-    ) -> int:
-        """Call `watch[conv](y)` on each Conv's output and what it returns on that output's gradient.
-
-        No gradient of a weight or of the images is computed, only those between the watched outputs and the loss.
-
-        Returns:
-            The number of images.
-        """
-        images = 0
-        for batch in batches:
-            rows = len(batch.x)
-            x = to_channels_last(fill_batch(torch.from_numpy(batch.x), self.fixed_batch))
-            leaves: list[torch.Tensor] = []
-
-            def observe(
-                operation: Operation,
-                outputs: tuple[torch.Tensor, ...],
-                leaves: list[torch.Tensor] = leaves,
-                rows: int = rows,
-            ) -> None:
-                start = watch.get(operation.name)
-                if start is None:
-                    return
-                y = outputs[0]
-                if not y.requires_grad:
-                    leaves.append(y.requires_grad_())
-                finish = start(y.detach()[:rows])
-                y.register_hook(lambda g: finish(g[:rows]))  # type: ignore[no-untyped-call]
-
-            values = self.executor.run({self.input_name: x}, [self.head.logits], observe=observe)
-            logits = flatten_logits(values.pop(self.head.logits), self.head)
-            if leaves and logits.requires_grad:
-                gradient = torch.zeros_like(logits)
-                gradient[:rows] = self._find_gradient(logits.detach()[:rows], batch)
-                torch.autograd.grad(logits, leaves, gradient, allow_unused=True)
-            images += rows
-            if progress is not None:
-                progress(rows)
-        return images
-
-    def _find_gradient(self, logits: torch.Tensor, batch: CalibrationBatch) -> torch.Tensor:
-        """Return the loss gradient at the logits, by labels where there are any."""
-        if batch.y is None:
-            return fisher_gradient(logits, self.head, batch.indices, self.seed)
-        return loss_gradient(logits, self.head, batch.y)
-
-
-def to_channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Lay a 4-D tensor out with its channels last: convolutions and moments are faster so on CPUs."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    def add(self, rows: torch.Tensor) -> None:
+        """Add rows `[m, q]`."""
+        if self._shift is None:
+            self._shift = rows.mean(dim=0)
+        centered = rows - self._shift
+        # Back from shifted to plain sums, in float64: plain sums add up over shards.
+        sums, shift, count = centered.sum(dim=0).double().numpy(), self._shift.double().numpy(), len(rows)
+        self.total += sums + count * shift
+        self.count += count
+        if self._with_products:
+            mixed = np.outer(shift, sums)
+            self.outer += (centered.T @ centered).double().numpy()
+            self.outer += mixed + mixed.T + count * np.outer(shift, shift)
 
 
 class _Moments:
@@ -116,27 +60,14 @@ class _Moments:
 
     def __init__(self, channels: int, space: ReducedSpace | None, bias: NDArray[np.float64]) -> None:
         q = channels if space is None else space.U.shape[1]
-        self.total = np.zeros(q)
-        self.outer = np.zeros((q, q))
+        self.sums = RowSums(q)
         self.gradient_outer = np.zeros((q, q))
-        self.positions = 0
         self._U = None if space is None else torch.from_numpy(space.U).float()
         self._b = torch.from_numpy(bias).float()
-        self._shift: torch.Tensor | None = None
 
     def add_output(self, y: torch.Tensor) -> GradientHook:
         """Add a batch of outputs `[n, C, ...]`; the returned hook adds their gradients."""
-        t = _to_rows(y) if self._U is None else (_to_rows(y) - self._b) @ self._U
-        if self._shift is None:
-            self._shift = t.mean(dim=0)
-        centered = t - self._shift
-        # Back from shifted to plain sums, in float64: plain sums add up over shards.
-        sums, products = centered.sum(dim=0).double().numpy(), (centered.T @ centered).double().numpy()
-        shift, count = self._shift.double().numpy(), len(t)
-        mixed = np.outer(shift, sums)
-        self.total += sums + count * shift
-        self.outer += products + mixed + mixed.T + count * np.outer(shift, shift)
-        self.positions += count
+        self.sums.add(_to_rows(y) if self._U is None else (_to_rows(y) - self._b) @ self._U)
         return self.add_gradient
 
     def add_gradient(self, gradient: torch.Tensor) -> None:
@@ -158,6 +89,7 @@ def collect_statistics(
     biases: Mapping[str, NDArray[np.float64]],
     spaces: Mapping[str, ReducedSpace | None],
     progress: Callable[[int], None] | None = None,
+    reads: Mapping[ReadEdge, ReadStart] | None = None,
 ) -> dict[str, ConvStatistics]:
     """Run the first pass: the moments of every Conv in `biases`.
 
@@ -176,12 +108,12 @@ def collect_statistics(
     """
     moments = {name: _Moments(len(bias), spaces[name], bias) for name, bias in biases.items()}
     watch = {name: item.add_output for name, item in moments.items()}
-    images = gradient_pass.run(batches, watch, progress)
+    images = gradient_pass.run(batches, watch, progress, reads=reads)
     _check_finite(moments)
     return {
-        name: ConvStatistics(item.total, item.outer, item.gradient_outer, item.positions, images)
+        name: ConvStatistics(item.sums.total, item.sums.outer, item.gradient_outer, item.sums.count, images)
         for name, item in moments.items()
-        if item.positions
+        if item.sums.count
     }
 
 
@@ -193,7 +125,7 @@ def _check_finite(moments: Mapping[str, _Moments]) -> None:
     """
     remedy = "check the preprocessing and the node's weights, or leave the node out with --exclude"
     for name, item in moments.items():
-        if not np.isfinite(item.outer).all():
+        if not np.isfinite(item.sums.outer).all():
             raise ModelError(
                 f"Node {quote(name)} gives outputs that are NaN or so large that their squares overflow; expected "
                 f"finite ones: {remedy}."
@@ -244,6 +176,8 @@ def score_components(
     batches: Iterable[CalibrationBatch],
     bases: Mapping[str, Basis],
     progress: Callable[[int], None] | None = None,
+    reads: Mapping[ReadEdge, ReadStart] | None = None,
+    end_batch: Callable[[int], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Run the second pass: the Taylor score of a gate on every centred component of every basis.
 
@@ -260,5 +194,5 @@ def score_components(
     """
     scores = {name: _Scores(basis) for name, basis in bases.items()}
     watch = {name: item.add_output for name, item in scores.items()}
-    images = gradient_pass.run(batches, watch, progress)
+    images = gradient_pass.run(batches, watch, progress, reads=reads, end_batch=end_batch)
     return {name: item.total / images for name, item in scores.items()}

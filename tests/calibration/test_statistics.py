@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.gradient_pass import GradientPass
 from onnx_basisprune.calibration.loss import fisher_gradient
-from onnx_basisprune.calibration.statistics import GradientPass, collect_statistics, score_components
+from onnx_basisprune.calibration.statistics import collect_statistics, score_components
 from onnx_basisprune.errors import ModelError
 from onnx_basisprune.planning.basis import expand_mean, find_reduced_space, make_fisher_basis, make_svd_basis
 from onnx_basisprune.planning.types import Basis, ConvStatistics, Head, Operation, Program, ReducedSpace, TensorSpec

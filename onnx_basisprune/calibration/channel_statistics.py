@@ -1,0 +1,117 @@
+"""Statistics of coupled channels where they are read (METHOD section 4): moments for the compensation, gate scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnx_basisprune.calibration.gradient_pass import GradientHook, ReadEdge, ReadStart
+from onnx_basisprune.calibration.statistics import RowSums
+from onnx_basisprune.planning.compensation import ReadStatistics
+
+# Wider inputs aren't compensated: their moments would take over 128 MiB.
+_WIDEST = 4096
+
+
+@dataclass(frozen=True)
+class ReadPlace:
+    """Where channels are read.
+
+    Attributes:
+        edge: The node and which of its inputs.
+        tensor: What it reads; several nodes may read the same.
+        axis: The channel axis.
+        labels: `[size]`, the class of each position.
+    """
+
+    edge: ReadEdge
+    tensor: str
+    axis: int
+    labels: NDArray[np.int64]
+
+
+class ReadMoments:
+    """First pass: moments of every tensor that is read."""
+
+    def __init__(self, places: Sequence[ReadPlace]) -> None:
+        self._sums: dict[str, RowSums] = {}
+        self._owners: dict[str, ReadPlace] = {}
+        for place in places:
+            if place.tensor not in self._owners:
+                self._owners[place.tensor] = place
+                size = len(place.labels)
+                self._sums[place.tensor] = RowSums(size, with_products=size <= _WIDEST)
+
+    def starts(self) -> dict[ReadEdge, ReadStart]:
+        """Return what the gradient pass calls on each read."""
+
+        def make(place: ReadPlace) -> ReadStart:
+            def start(x: torch.Tensor, images: int) -> None:  # noqa: ARG001 - moments don't ask
+                self._sums[place.tensor].add(x.movedim(place.axis, -1).reshape(-1, len(place.labels)))
+
+            return start
+
+        return {place.edge: make(place) for place in self._owners.values()}
+
+    def finish(self) -> dict[str, ReadStatistics]:
+        """Return the statistics by tensor name."""
+        return {
+            name: ReadStatistics(sums.total, sums.outer, sums.count) for name, sums in self._sums.items() if sums.count
+        }
+
+
+class ChannelScores:
+    """Second pass: `I_c = mean_n (sum_reads sum_p (x_c - mean_c) g_c)²`, one gate per channel and path."""
+
+    def __init__(self, places: Sequence[ReadPlace], means: Mapping[ReadEdge, NDArray[np.float64]]) -> None:
+        """Prepare the gates.
+
+        Args:
+            places: All reads.
+            means: `[size]` by edge, for reads whose consumers are compensated; others are gated without centring.
+        """
+        self._places = places
+        self._classes = np.unique(np.concatenate([place.labels for place in places]))
+        self._means = {edge: torch.from_numpy(mean).float() for edge, mean in means.items()}
+        self._gates: torch.Tensor | None = None
+        self._total = np.zeros(len(self._classes))
+        self._images = 0
+
+    def starts(self) -> dict[ReadEdge, ReadStart]:
+        """Return what the gradient pass calls on each read."""
+        return {place.edge: self._make_start(place) for place in self._places}
+
+    def _make_start(self, place: ReadPlace) -> ReadStart:
+        index = torch.from_numpy(np.searchsorted(self._classes, place.labels))
+        mean = self._means.get(place.edge)
+
+        def start(x: torch.Tensor, images: int) -> GradientHook:
+            def finish(gradient: torch.Tensor) -> None:
+                rows = x.movedim(place.axis, -1)
+                centered = rows if mean is None else rows - mean
+                product = (centered * gradient.movedim(place.axis, -1)).reshape(-1, len(place.labels))
+                # Windows of one image lie together; where rows can't be told apart, they count as one image.
+                parts = images if len(product) % images == 0 else 1
+                gates = product.view(parts, -1, len(place.labels)).sum(dim=1)
+                if self._gates is None:
+                    self._gates = torch.zeros(images, len(self._classes))
+                self._gates[:parts].index_add_(1, index, gates)
+
+            return finish
+
+        return start
+
+    def end_batch(self, images: int) -> None:
+        """Square and add up the gates of a batch."""
+        if self._gates is not None:
+            self._total += self._gates.double().square().sum(dim=0).numpy()
+        self._images += images
+        self._gates = None
+
+    def finish(self) -> dict[int, float]:
+        """Return the score of each class."""
+        return dict(zip(self._classes.tolist(), (self._total / max(self._images, 1)).tolist(), strict=True))

@@ -1,0 +1,83 @@
+"""Regress removed channels on kept ones, so that what they told their consumers isn't lost (METHOD section 4).
+
+    x_removed ≈ C (x_kept - m_kept) + m_removed = C x_kept + t        centred: t = m_removed - C m_kept
+    x_removed ≈ C x_kept                                              through the origin: t = 0
+
+A consumer `W_kept x_kept + W_removed x_removed` becomes `(W_kept + W_removed C) x_kept + W_removed t`. The regression is
+pointwise, so it holds at every tap of a kernel; only the constant is wrong where taps read zero padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+_RIDGE = 1e-4
+
+
+@dataclass(frozen=True)
+class ReadStatistics:
+    """Moments of a consumer's input, as sums that add up over shards.
+
+    Attributes:
+        total: `sum x`, `[C]` float64, over images and positions.
+        outer: `sum x xᵀ`, `[C, C]` float64; empty where the input is too wide for compensation.
+        positions: Number of summed positions.
+    """
+
+    total: Matrix
+    outer: Matrix
+    positions: int
+
+    @property
+    def mean(self) -> Matrix:
+        """Mean of `x`, `[C]`."""
+        return self.total / self.positions
+
+
+def regress_removed(
+    statistics: ReadStatistics, kept: NDArray[np.bool_], weights: Matrix, padded: float, can_shift: bool
+) -> tuple[Matrix, Matrix]:
+    """Return what the kept channels say about the removed ones.
+
+    Args:
+        statistics: Moments of the consumer's input.
+        kept: `[C]`, which channels stay.
+        weights: `[C, C]`, `sum_taps Wᵀ W` of the consumer: how much errors of channels matter to it.
+        padded: Share of the consumer's taps that read padding.
+        can_shift: Whether the consumer can take a constant.
+
+    Returns:
+        `C [removed, kept]` and `t [removed]`, of the better of the centred regression and the one through the origin.
+    """
+    gone = ~kept
+    second = statistics.outer / statistics.positions
+    importance = weights[np.ix_(gone, gone)]
+    origin, origin_error = _solve(second, kept)
+    mean = statistics.mean
+    centred, centred_error = _solve(second - np.outer(mean, mean), kept)
+    shift = mean[gone] - centred @ mean[kept]
+    with_shift = float(np.sum(importance * centred_error)) + padded * float(shift @ importance @ shift)
+    if can_shift and with_shift < float(np.sum(importance * origin_error)):
+        return centred, shift
+    return origin, np.zeros(int(gone.sum()))
+
+
+def _solve(moments: Matrix, kept: NDArray[np.bool_]) -> tuple[Matrix, Matrix]:
+    """Return `C = M_gk (M_kk + ridge)⁻¹` and the error's second moment."""
+    gone = ~kept
+    inner = moments[np.ix_(kept, kept)]
+    ridge = _RIDGE * float(np.mean(np.diag(inner))) + np.finfo(np.float64).tiny
+    cross = moments[np.ix_(gone, kept)]
+    coefficients = np.linalg.solve(inner + ridge * np.eye(len(inner)), cross.T).T
+    error = (
+        moments[np.ix_(gone, gone)]
+        - coefficients @ cross.T
+        - cross @ coefficients.T
+        + coefficients @ inner @ coefficients.T
+    )
+    return coefficients, error
