@@ -25,58 +25,70 @@ def place(labels: Labels, rank: int, axis: int) -> Labels:
 
 
 def trace_conv(operation: Operation, tracer: Tracer) -> None:
-    """Plain: the input's channels are read, the output's are new. Depthwise: they are the same channels.
-
-    Grouped, every group keeps the same count: the unit is the k-th channel of every group, on both sides.
-    """
-    x, weight = operation.inputs[:2]
-    W = tracer.constant(weight)
-    if W is None:
-        raise UntraceableError(_NOT_CONSTANT)
-    tracer.require_only(x, 1, _NOT_CHANNELS)
-    group, rank = int(operation.attributes.get("group", 1)), len(tracer.shape(x))
+    """Conv, weight `[C_out, C_in / group, ...]`."""
+    W = _open_conv(operation, tracer)
+    group = int(operation.attributes.get("group", 1))
     if group == 1:
         tracer.couple(operation, 1, 1, tracer.read(operation, 0, 1, 1, 1))
         labels = make_labels(tracer, W.shape[0])
     elif W.shape[1] == 1:
-        inputs = read_axis(tracer.labels(x), 1)
-        labels = np.repeat(inputs, W.shape[0] // group) if len(inputs) > 1 else inputs
+        labels = _follow_depthwise(operation, tracer, W.shape[0] // group)
     else:
-        labels = _trace_grouped(operation, tracer, group, W.shape[0])
+        tracer.couple(operation, 1, 1, _unite_groups(operation, tracer, group, weight_axis=1)[: W.shape[1]])
+        labels = _make_grouped(tracer, group, W.shape[0] // group)
     tracer.couple(operation, 1, 0, labels)
     tracer.couple(operation, 2, 0, labels)
-    tracer.set(operation.outputs[0], place(labels, rank, 1))
-
-
-def _trace_grouped(operation: Operation, tracer: Tracer, group: int, out_channels: int) -> Labels:
-    """Unite the k-th channels of all groups, on the input and on the output."""
-    inputs = read_axis(tracer.labels(operation.inputs[0]), 1)
-    if len(inputs) > 1:
-        by_group = inputs.reshape(group, -1)
-        if by_group.shape[1] > 1:
-            tracer.classes.unite(by_group, by_group[:1], "another group of a grouped Conv keeps its channel")
-            tracer.reads.append(Read(operation.name, 0, 1, inputs, 1, 1))
-            tracer.couple(operation, 1, 1, by_group[0])
-        else:
-            tracer.classes.block(inputs, f"Conv {operation.name} has one input channel per group")
-    outputs = make_labels(tracer, out_channels // group)
-    return np.tile(outputs, group) if len(outputs) > 1 else outputs
+    tracer.set(operation.outputs[0], place(labels, len(tracer.shape(operation.inputs[0])), 1))
 
 
 def trace_conv_transpose(operation: Operation, tracer: Tracer) -> None:
-    """Plain ConvTranspose, weight `[C_in, C_out, ...]`; grouped ones keep their channels."""
-    x, weight = operation.inputs[:2]
-    W = tracer.constant(weight)
+    """ConvTranspose, weight `[C_in, C_out / group, ...]`."""
+    W = _open_conv(operation, tracer)
+    group = int(operation.attributes.get("group", 1))
+    if group == 1:
+        tracer.couple(operation, 1, 0, tracer.read(operation, 0, 1, 1, 0))
+        labels = make_labels(tracer, W.shape[1])
+        tracer.couple(operation, 1, 1, labels)
+    elif W.shape[0] == group:
+        labels = _follow_depthwise(operation, tracer, W.shape[1])
+        tracer.couple(operation, 1, 0, read_axis(tracer.labels(operation.inputs[0]), 1))
+    else:
+        tracer.couple(operation, 1, 0, _unite_groups(operation, tracer, group, weight_axis=0))
+        labels = _make_grouped(tracer, group, W.shape[1])
+        tracer.couple(operation, 1, 1, labels[: W.shape[1]])
+    tracer.couple(operation, 2, 0, labels)
+    tracer.set(operation.outputs[0], place(labels, len(tracer.shape(operation.inputs[0])), 1))
+
+
+def _open_conv(operation: Operation, tracer: Tracer) -> np.ndarray:
+    """Return the weight of a Conv that reads channels along axis 1."""
+    W = tracer.constant(operation.inputs[1])
     if W is None:
         raise UntraceableError(_NOT_CONSTANT)
-    tracer.require_only(x, 1, _NOT_CHANNELS)
-    if int(operation.attributes.get("group", 1)) != 1:
-        raise UntraceableError("a grouped ConvTranspose keeps its channels")
-    tracer.couple(operation, 1, 0, tracer.read(operation, 0, 1, 1, 0))
-    labels = make_labels(tracer, W.shape[1])
-    tracer.couple(operation, 1, 1, labels)
-    tracer.couple(operation, 2, 0, labels)
-    tracer.set(operation.outputs[0], place(labels, len(tracer.shape(x)), 1))
+    tracer.require_only(operation.inputs[0], 1, _NOT_CHANNELS)
+    return W
+
+
+def _follow_depthwise(operation: Operation, tracer: Tracer, multiplier: int) -> Labels:
+    """Return the output's labels of a depthwise Conv: those of the input, each as often as it is used."""
+    labels = read_axis(tracer.labels(operation.inputs[0]), 1)
+    return np.repeat(labels, multiplier) if len(labels) > 1 else labels
+
+
+def _unite_groups(operation: Operation, tracer: Tracer, group: int, weight_axis: int) -> Labels:
+    """Unite the k-th input channels of all groups of a Conv, so that every group keeps as many; return the labels."""
+    labels = read_axis(tracer.labels(operation.inputs[0]), 1)
+    if len(labels) > 1:
+        by_group = labels.reshape(group, -1)
+        tracer.classes.unite(by_group, by_group[:1], "another group of a grouped Conv keeps its channel")
+        tracer.reads.append(Read(operation.name, 0, 1, labels, 1, weight_axis))
+    return labels
+
+
+def _make_grouped(tracer: Tracer, group: int, per_group: int) -> Labels:
+    """Return new labels for the outputs of a grouped Conv, the same in each group."""
+    labels = make_labels(tracer, per_group)
+    return np.tile(labels, group) if len(labels) > 1 else labels
 
 
 def trace_gemm(operation: Operation, tracer: Tracer) -> None:

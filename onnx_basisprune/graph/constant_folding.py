@@ -17,8 +17,8 @@ from onnx_basisprune.graph.editing import ONNX_DOMAINS
 # Deterministic and cheap; anything else is left to the runtime, which folds at load time.
 FOLDABLE_OPS = frozenset(
     {
-        "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul", "Neg", "Reshape",
-        "Shape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+        "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Identity", "Max", "Min", "Mod",
+        "Mul", "Neg", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
     }
 )  # fmt: skip
 _LARGEST_RESULT = 65_536
@@ -105,6 +105,10 @@ def evaluate_node(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opset: in
     if node.op_type in ("ConstantOfShape", "Expand"):
         shape = inputs[node.input[-1]].astype(np.float64)
         if shape.size > _LONGEST_SHAPE or np.prod(np.abs(shape)) > _LARGEST_RESULT:
+            return None
+    if node.op_type == "Range":
+        start, limit, delta = (float(inputs[name]) for name in node.input)
+        if delta == 0 or not (limit - start) / delta <= _LARGEST_RESULT:
             return None
     # Releases of the reference differ on how a negative quotient is rounded.
     if node.op_type == "Div" and any(values.dtype.kind == "i" and (values < 0).any() for values in inputs.values()):

@@ -20,6 +20,7 @@ Shape = tuple[int, ...]
 # Larger initializers never take part in shape arithmetic: only their shape matters, so inference isn't
 # given their data (it would be serialised, and may be over protobuf's 2 GiB).
 _LARGEST_SHAPE_OPERAND = 4096
+_KEEPING_SHAPE = ("GroupNormalization", "MeanVarianceNormalization")
 # What shape arithmetic is done in; scale factors of Resize are floats.
 SHAPE_TYPES = (TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT)
 
@@ -147,6 +148,13 @@ def _try_inference(model: ModelProto, *, propagates_values: bool) -> ModelProto 
         return None
 
 
+def _stand_in(node: NodeProto) -> NodeProto:
+    """Return a node as inference is to see it: of some that keep a shape, ONNX doesn't know that they do."""
+    if node.op_type not in _KEEPING_SHAPE or node.domain not in ONNX_DOMAINS:
+        return node
+    return NodeProto(op_type="Identity", name=node.name, input=node.input[:1], output=node.output)
+
+
 def is_shape_operand(tensor: TensorProto) -> bool:
     """Return whether an initializer is small enough to take part in shape arithmetic."""
     size = 1
@@ -163,7 +171,7 @@ def _copy_without_weights(model: ModelProto) -> ModelProto:
     light.functions.extend(model.functions)
     graph = light.graph
     graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
+    graph.node.extend(_stand_in(node) for node in model.graph.node)
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
     inputs = {value.name for value in model.graph.input}

@@ -66,7 +66,7 @@ def _replace_constant(node: gs.Node, index: int, values: NDArray[np.int64], take
 
 
 def fix_conv(node: gs.Node, context: SizeContext, taken: set[str]) -> None:  # noqa: ARG001 - fixes share one signature
-    """A depthwise Conv has as many groups as input channels stay."""
+    """A depthwise Conv or ConvTranspose has as many groups as input channels stay."""
     group = node.attrs.get("group", 1)
     if group > 1 and group == context.shapes[node.inputs[0].name][1]:
         node.attrs["group"] = context.new_shape(node.inputs[0].name)[1]
@@ -194,6 +194,7 @@ def fix_resize(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
 
 SIZE_FIXES: dict[str, SizeFix] = {
     "Conv": fix_conv,
+    "ConvTranspose": fix_conv,
     "Expand": fix_target_shape,
     "Pad": fix_pad,
     "Reshape": fix_target_shape,

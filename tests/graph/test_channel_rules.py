@@ -1,0 +1,208 @@
+"""Removing channels equals gates of zero at their reads, through every pattern that moves channels.
+
+Each case is a piece of a network between `h`, 8 channels of a Conv, and `z`, what a 1×1 Conv of 6 channels and a
+classifier read; it states how many coupled channels are free (those 6 included) and why others aren't.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
+
+from onnx_basisprune.graph.dependency import map_channels
+from onnx_basisprune.graph.normalize import normalize_model
+
+STEM = "h = Conv <pads = [1, 1, 1, 1]> (x, W1, b1) "
+HEAD = " c = Conv (z, W2) p = GlobalAveragePool (c) f = Flatten (p) y = Gemm <transB = 1> (f, W3, b3)"
+OWN = {"W1": (8, 3, 3, 3), "b1": (8,), "W2": (6, 8, 1, 1), "W3": (5, 6), "b3": (5,)}
+OUTPUT = "it is an output of the model, y"
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+class Case(NamedTuple):
+    nodes: str
+    free: int
+    constants: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    opset: int = 17
+    blocked: tuple[str, ...] = ()
+
+
+RESHAPED = {"to": ints(0, 2, 4, 8, 8), "back": ints(0, 8, 8, 8)}
+HALVES = "z0 = Relu (s0) z1 = Sigmoid (s1) z = Concat <axis = 1> (z1, z0)"
+CASES = {
+    # Convolutions
+    "depthwise": Case("z = Conv <group = 8, pads = [1, 1, 1, 1]> (h, D, d)", 14, {"D": (8, 1, 3, 3), "d": (8,)}),
+    "depthwise multiplier": Case(
+        "z = Conv <group = 8> (h, D, d)", 14, {"D": (16, 1, 3, 3), "d": (16,), "W2": (6, 16, 1, 1)}
+    ),
+    "grouped": Case("z = Conv <group = 2> (h, D, d)", 4 + 5 + 6, {"D": (10, 4, 3, 3), "d": (10,), "W2": (6, 10, 1, 1)}),
+    "grouped pair": Case(
+        "g = Conv <group = 4> (h, D) r = Relu (g) z = Conv <group = 2> (r, E)",
+        2 + 2 + 4 + 6,
+        {"D": (8, 2, 3, 3), "E": (8, 4, 1, 1)},
+    ),
+    "transposed": Case("z = ConvTranspose <strides = [2, 2]> (h, D, d)", 8 + 7 + 6,
+                       {"D": (8, 7, 2, 2), "d": (7,), "W2": (6, 7, 1, 1)}),
+    "transposed, grouped": Case("z = ConvTranspose <group = 2> (h, D, d)", 4 + 3 + 6,
+                                {"D": (8, 3, 2, 2), "d": (6,), "W2": (6, 6, 1, 1)}),
+    "transposed, depthwise": Case("z = ConvTranspose <group = 8> (h, D, d)", 14,
+                                  {"D": (8, 2, 2, 2), "d": (16,), "W2": (6, 16, 1, 1)}),
+    # Per-channel constants
+    "batch norm": Case("r = Relu (h) z = BatchNormalization (r, s, t, m, positive_v)", 14,
+                       dict.fromkeys("stm", (8,)) | {"positive_v": (8,)}),
+    "instance norm": Case("z = InstanceNormalization (h, s, t)", 14, dict.fromkeys("st", (8,))),
+    "slope per channel": Case("z = PRelu (h, s)", 14, {"s": (8, 1, 1)}),
+    "slope for all": Case("z = PRelu (h, s)", 14, {"s": (1,)}),
+    "constants of all shapes": Case(
+        "r = Relu (h) a = Mul (r, s4) b = Sub (s3, a) e = Div (b, s1) f0 = Add (e, s0) g = Max (f0, sw) "
+        "z = Mul (sf, g)",
+        14,
+        {"s4": (1, 8, 1, 1), "s3": (8, 1, 1), "s1": (1, 1, 1), "s0": (), "sw": (8,), "sf": (1, 8, 8, 8)},
+    ),
+    "one channel for all": Case("r = Relu (h) z = Mul (r, s)", 14, {"s": (1, 1, 8, 8)}),
+    "clip and where": Case("k = Greater (h, low) r = Clip (h, low, high) z = Where (k, r, s)", 14,
+                           {"low": np.float32(-1), "high": np.float32(2), "s": (8, 1, 1)}),
+    # Joins
+    "residual": Case("a = Relu (h) b = Conv (a, D) r = Add (b, h) z = Relu (r)", 14, {"D": (8, 8, 1, 1)}),
+    "squeeze and excite": Case(
+        "g = GlobalAveragePool (h) a = Conv (g, D, d) r = Relu (a) b = Conv (r, E) s = Sigmoid (b) z = Mul (h, s)",
+        8 + 4 + 6, {"D": (4, 8, 1, 1), "d": (4,), "E": (8, 4, 1, 1)},
+    ),
+    "added to itself": Case("z = Add (h, h)", 14),
+    "joined with itself": Case("z = Concat <axis = 1> (h, h)", 14, {"W2": (6, 16, 1, 1)}),
+    "joined twice, beside another": Case("a = Conv (h, D) r = Relu (a) z = Concat <axis = 1> (h, r, h)", 8 + 3 + 6,
+                                         {"D": (3, 8, 1, 1), "W2": (6, 19, 1, 1)}),
+    "joined in space": Case("a = Conv (h, D) z = Concat <axis = 2> (a, h)", 14, {"D": (8, 8, 1, 1)}),
+    "joined with the image": Case("z = Concat <axis = 1> (x, h)", 14, {"W2": (6, 11, 1, 1)}),
+    "added to the image": Case("a = Conv (h, D) z = Add (a, x)", 8 + 6, {"D": (3, 8, 1, 1), "W2": (6, 3, 1, 1)},
+                               blocked=("Add z: it combines channels with a tensor that isn't pruned",)),
+    # Parts
+    "split": Case("s0, s1 = Split <axis = 1> (h) " + HALVES, 14),
+    "split, opset 18": Case("s0, s1 = Split <axis = 1, num_outputs = 2> (h) " + HALVES, 14, opset=18),
+    "split, opset 11": Case("s0, s1 = Split <axis = 1> (h) " + HALVES, 14, opset=11),
+    "split unequally, opset 11": Case("s0, s1 = Split <axis = 1, split = [3, 5]> (h) " + HALVES, 14, opset=11),
+    "split unequally": Case("s0, s1 = Split <axis = 1> (h, parts) " + HALVES, 14, {"parts": ints(2, 6)}),
+    "split and multiplied": Case("s0, s1 = Split <axis = 1> (h) a = Sigmoid (s0) z = Mul (a, s1)", 4 + 6,
+                                 {"W2": (6, 4, 1, 1)}),
+    "split in space": Case("s0, s1 = Split <axis = 3> (h) z = Add (s0, s1)", 14),
+    "slice in space": Case("z = Slice (h, start, end, axes, steps)", 14,
+                           {"start": ints(0, 1), "end": ints(8, 9), "axes": ints(2, 3), "steps": ints(2, 2)}),
+    "slice of channels": Case(
+        "a = Slice (h, start, end, axes) b = Slice (h, end, last, axes) s0 = Relu (a) z = Concat <axis = 1> (b, s0)",
+        14, {"start": ints(0), "end": ints(3), "last": ints(2**62), "axes": ints(1)},
+    ),
+    "slice of channels from the end": Case("z = Slice (h, start, end, axes)", 14, {
+        "start": ints(-6), "end": ints(-1), "axes": ints(-3), "W2": (6, 5, 1, 1)}, opset=13),
+    "slice of channels, opset 9": Case("z = Slice <axes = [1, 2], starts = [2, 1], ends = [7, 8]> (h)", 14,
+                                       {"W2": (6, 5, 1, 1)}, opset=9),
+    "every other channel": Case("z = Slice (h, start, end, axes, steps)", 6, {
+        "start": ints(0), "end": ints(8), "axes": ints(1), "steps": ints(2), "W2": (6, 4, 1, 1)},
+        blocked=("Slice z: it takes every so many channels",)),
+    "pad in space": Case("z = Pad <mode = \"reflect\"> (h, pads)", 14, {"pads": ints(0, 0, 1, 1, 0, 0, 1, 1)}),
+    "option A": Case(
+        "s = Slice (h, start, end, axes, steps) q = Pad (s, pads) a = Conv <strides = [2, 2]> (h, D) r = Add (a, q) "
+        "z = Relu (r)", 12 + 6,
+        {"start": ints(0, 0), "end": ints(8, 8), "axes": ints(2, 3), "steps": ints(2, 2), "D": (12, 8, 1, 1),
+         "pads": ints(0, 2, 0, 0, 0, 2, 0, 0), "W2": (6, 12, 1, 1)},
+    ),
+    "option A, opset 10": Case("q = Pad <pads = [0, 2, 0, 0, 0, 2, 0, 0]> (h) a = Conv (h, D) z = Add (a, q)", 18,
+                               {"D": (12, 8, 1, 1), "W2": (6, 12, 1, 1)}, opset=10),
+    "channels padded by a value, opset 18": Case("z = Pad (h, pads, fill, axes)", 8 + 4 + 6, {
+        "pads": ints(1, 3), "fill": np.float32(2), "axes": ints(-3), "W2": (6, 12, 1, 1)}, opset=18),
+    "channels taken away by a pad": Case("z = Pad (h, pads)", 6, {"pads": ints(0, -2, 0, 0, 0, 0, 0, 0),
+        "W2": (6, 6, 1, 1)}, blocked=("Pad z: it pads channels with other channels, or takes some away",)),
+    # Space
+    "pools": Case("a = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (h) "
+                  "z = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (a)", 14),
+    "mean over space": Case("m = ReduceMean <axes = [2, 3]> (h) z = Relu (m)", 14),
+    "mean over space, dropped": Case("m = ReduceMean <axes = [-2, -1], keepdims = 0> (h) z = Unsqueeze (m, axes)", 14,
+                                     {"axes": ints(2, 3)}),
+    "mean over space, opset 18": Case("z = ReduceMean (h, axes)", 14, {"axes": ints(2, 3)}, opset=18),
+    "resize by scales": Case("z = Resize <mode = \"linear\"> (h, , scales)", 14,
+                             {"scales": np.float32([1, 1, 2, 0.5])}),
+    "resize to sizes": Case("n = Shape <start = 0, end = 1> (h) s = Concat <axis = 0> (n, rest) "
+                            "z = Resize <mode = \"nearest\"> (h, , , s)", 14, {"rest": ints(8, 4, 16)}),
+    "upsample": Case("z = Upsample <mode = \"nearest\"> (h, scales)", 14, {"scales": np.float32([1, 1, 2, 2])},
+                     opset=9),
+    "depth to space": Case("z = DepthToSpace <blocksize = 2> (h)", 2 + 6, {"W2": (6, 2, 1, 1)}),
+    "depth to space, CRD": Case("z = DepthToSpace <blocksize = 2, mode = \"CRD\"> (h)", 2 + 6, {"W2": (6, 2, 1, 1)}),
+    "space to depth": Case("z = SpaceToDepth <blocksize = 2> (h)", 14, {"W2": (6, 32, 1, 1)}),
+    "tile in space": Case("z = Tile (h, times)", 14, {"times": ints(1, 1, 2, 1)}),
+    "tile of channels": Case("z = Tile (h, times)", 14, {"times": ints(1, 3, 1, 2), "W2": (6, 24, 1, 1)}),
+    # Layout
+    "shuffle": Case("a = Reshape (h, to) b = Transpose <perm = [0, 2, 1, 3, 4]> (a) z = Reshape (b, back)", 4 + 6,
+                    RESHAPED),
+    "shuffle by sizes in the graph": Case(
+        "s = Shape (h) n = Gather (s, i0) c0 = Gather (s, i1) w0 = Gather (s, i2) g = Div (c0, two) "
+        "n1 = Unsqueeze (n, i0v) g1 = Unsqueeze (g, i0v) w1 = Unsqueeze (w0, i0v) c1 = Unsqueeze (c0, i0v) "
+        "t1 = Concat <axis = 0> (n1, twov, g1, w1, w1) t2 = Concat <axis = 0> (n1, c1, w1, w1) a = Reshape (h, t1) b = Transpose <perm = [0, 2, 1, 3, 4]> (a) "
+        "z = Reshape (b, t2)", 4 + 6,
+        {"i0": np.int64(0), "i1": np.int64(1), "i2": np.int64(2), "two": np.int64(2), "twov": ints(2), "i0v": ints(0)},
+    ),
+    "half by sizes in the graph": Case(
+        "s = Shape (h) c0 = Gather (s, i1) e = Div (c0, two) z = Slice (h, zero, e, i1)", 14,
+        {"i1": ints(1), "two": ints(2), "zero": ints(0), "W2": (6, 4, 1, 1)},
+    ),
+    "layouts": Case("a = Transpose <perm = [0, 2, 3, 1]> (h) b = Mul (a, s) "
+                    "z = Transpose <perm = [0, 3, 1, 2]> (b)", 14, {"s": (8,)}),
+    "softmax over space": Case("a = Reshape (h, to) b = Softmax <axis = 2> (a) z = Reshape (b, back)", 14,
+                               {"to": ints(0, 8, 64), "back": ints(0, 8, 8, 8)}),
+    "expand": Case("g = GlobalAveragePool (h) e = Expand (g, to) z = Mul (e, h)", 14, {"to": ints(1, 8, 8, 8)}),
+    "gather in space": Case("a = Gather <axis = 2> (h, index) z = Unsqueeze (a, axes)", 14,
+                            {"index": np.int64(3), "axes": ints(2)}),
+    "cast": Case("a = Cast <to = 11> (h) z = Cast <to = 1> (a)", 14),
+    # What blocks
+    "layer norm": Case("a = Transpose <perm = [0, 2, 3, 1]> (h) b = LayerNormalization (a, s) "
+                       "z = Transpose <perm = [0, 3, 1, 2]> (b)", 6, {"s": (8,)},
+                       blocked=("LayerNormalization b: it works across the pruned axis",)),
+    "group norm": Case("z = GroupNormalization <num_groups = 2> (h, s, s)", 6, {"s": (8,)}, opset=21,
+                       blocked=("GroupNormalization z: it works across the pruned axis",)),
+    "group norm by reshapes": Case("a = Reshape (h, to) b = InstanceNormalization (a, s, t) z = Reshape (b, back)", 6,
+                                   {"to": ints(0, 2, -1), "back": ints(0, 8, 8, 8), "s": (2,), "t": (2,)},
+                                   blocked=("InstanceNormalization b: it normalises along the pruned axis",)),
+    "mean over channels": Case("a = ReduceMean <axes = [1]> (h) z = Add (a, h)", 6,
+                               blocked=("ReduceMean a: it reduces over the pruned axis",)),
+    "softmax over channels": Case("z = Softmax <axis = 1> (h)", 6, blocked=(
+        "Softmax z: it works across the pruned axis",)),
+    "softmax from channels on, opset 11": Case("z = Softmax <axis = 1> (h)", 6, opset=11, blocked=(
+        "Softmax z: it works across the pruned axis",)),
+    "neighbouring channels": Case("z = LRN <size = 3> (h)", 6, blocked=("LRN z: it works across the pruned axis",)),
+    "picked channels": Case("z = Gather <axis = 1> (h, index)", 6, {"index": ints(3, 1, 2), "W2": (6, 3, 1, 1)},
+                            blocked=("Gather z: it picks single channels",)),
+    "cumulated": Case("z = CumSum (h, axis)", 6, {"axis": np.int64(1)}, blocked=(
+        "CumSum z: its channels aren't followed",)),
+    "computed weight": Case("a = Relu (D) z = Conv (h, a)", 6, {"D": (8, 8, 1, 1)},
+                            blocked=("Conv z: its weight isn't constant",)),
+}  # fmt: skip
+
+
+def build_case(build: Any, case: Case) -> Any:
+    model = build(STEM + case.nodes + HEAD, opset=case.opset, **{**OWN, **case.constants})
+    for node in model.graph.node:
+        node.name = node.output[0]
+    return normalize_model(model)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_removal_through_pattern(build: Any, check_removal: Any, case: Case) -> None:
+    model = build_case(build, case)
+
+    @seed(0)
+    @settings(max_examples=4, deadline=None, database=None)
+    @given(st.integers(0, 2**32 - 1))
+    def check(choice: int) -> None:
+        check_removal(model, choice)
+
+    check()
+    channel_map = map_channels(model)
+    free = [group for group in channel_map.groups if not group.blocked_by]
+    assert sum(len(group.channels) for group in free) == case.free
+    reasons = {group.blocked_by for group in channel_map.groups if group.blocked_by}
+    assert reasons == {*case.blocked, OUTPUT}
