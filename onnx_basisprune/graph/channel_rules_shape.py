@@ -124,10 +124,10 @@ def read_slices(operation: Operation, tracer: Tracer) -> dict[int, slice]:
 def trace_slice(operation: Operation, tracer: Tracer) -> None:
     """Slicing in space leaves channels alone; slicing channels takes their labels along."""
     x = operation.inputs[0]
-    if not tracer.is_traced(x):
-        tracer.set(operation.outputs[0], fixed_labels(len(tracer.shape(x))))
-        return
     labels = tracer.labels(x)
+    if not tracer.is_traced(x):
+        tracer.set(operation.outputs[0], labels)
+        return
     (axis,) = varying_axes(labels)
     taken = read_slices(operation, tracer).get(axis, slice(None))
     if taken.step not in (1, None):

@@ -142,7 +142,8 @@ CASES = {
     "shuffle by sizes in the graph": Case(
         "s = Shape (h) n = Gather (s, i0) c0 = Gather (s, i1) w0 = Gather (s, i2) g = Div (c0, two) "
         "n1 = Unsqueeze (n, i0v) g1 = Unsqueeze (g, i0v) w1 = Unsqueeze (w0, i0v) c1 = Unsqueeze (c0, i0v) "
-        "t1 = Concat <axis = 0> (n1, twov, g1, w1, w1) t2 = Concat <axis = 0> (n1, c1, w1, w1) a = Reshape (h, t1) b = Transpose <perm = [0, 2, 1, 3, 4]> (a) "
+        "t1 = Concat <axis = 0> (n1, twov, g1, w1, w1) "
+        "t2 = Concat <axis = 0> (n1, c1, w1, w1) a = Reshape (h, t1) b = Transpose <perm = [0, 2, 1, 3, 4]> (a) "
         "z = Reshape (b, t2)", 4 + 6,
         {"i0": np.int64(0), "i1": np.int64(1), "i2": np.int64(2), "two": np.int64(2), "twov": ints(2), "i0v": ints(0)},
     ),
