@@ -110,8 +110,12 @@ def _cut_weights(graph: gs.Graph, nodes: Mapping[str, gs.Node], cuts: Mapping[tu
 
 
 def _forget_shapes(model: ModelProto, context: SizeContext) -> None:
-    """Drop recorded shapes that are no longer true, in place; the model's outputs are never cut."""
-    kept = [value for value in model.graph.value_info if not context.is_cut(value.name)]
+    """Drop recorded shapes that are no longer true, in place; the model's outputs are never cut.
+
+    Initializers state their own shape; some exporters record it a second time.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [v for v in model.graph.value_info if v.name not in weights and not context.is_cut(v.name)]
     del model.graph.value_info[:]
     model.graph.value_info.extend(kept)
 

@@ -77,7 +77,8 @@ CASES = {
         "y = MatMul (m, D)", {"a": 9, "b": 7}, {"A": (9, 5), "B": (7, 9), "D": (7, 4)}, TOKENS),
     "attention": Case(
         "q = MatMul (x, Q) k = MatMul (x, K) v = MatMul (x, V) kt = Transpose <perm = [0, 2, 1]> (k) "
-        "w = MatMul (q, kt) p = Softmax (w) a = MatMul (p, v) o = MatMul (a, O) y = ReduceMean <axes = [1], keepdims = 0> (o)",
+        "w = MatMul (q, kt) p = Softmax (w) a = MatMul (p, v) o = MatMul (a, O) "
+        "y = ReduceMean <axes = [1], keepdims = 0> (o)",
         {"q": 6, "v": 7}, QKV, TOKENS, {"o": OUTPUT}),
     "attention of heads": Case(
         "q0 = MatMul (x, Q) q1 = Reshape (q0, heads) q = Transpose <perm = [0, 2, 1, 3]> (q1) "
