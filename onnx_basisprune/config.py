@@ -53,7 +53,8 @@ class CompressionConfig(PreprocessConfig):
         target_macs: Fraction of the multiply-adds to keep.
         target_params: Fraction of the parameters to keep.
         basis: `fisher` (data-aware) or `svd` (published).
-        prune: What is removed: `basis` channels.
+        prune: What is removed: `basis` components, coupled output `channels`, or both (`double`).
+        rounds: How many times statistics are taken anew on the way to the budget.
         recover: `scale` tunes scaling factors, biases and the final classifier; `none` nothing.
         recover_steps: Optimiser steps of the recovery.
         augment: Augmentation during the recovery.
@@ -75,11 +76,12 @@ class CompressionConfig(PreprocessConfig):
     target_macs: float | None = None
     target_params: float | None = None
     basis: Literal["fisher", "svd"] = "fisher"
-    prune: Literal["basis"] = "basis"
+    prune: Literal["basis", "channels", "double"] = "double"
     recover: Literal["none", "scale"] = "scale"
     recover_steps: int = 300
     augment: Literal["none", "shift", "shift+flip"] = "shift"
     exclude: tuple[str, ...] = ()
+    rounds: int = 1
     report: Path | None = None
     dry_run: bool = False
     force: bool = False
@@ -99,6 +101,7 @@ class CompressionConfig(PreprocessConfig):
             ("--limit", self.limit),
             ("--batch-size", self.batch_size),
             ("--threads", self.threads),
+            ("--rounds", self.rounds),
         ):
             if count is not None and count < 1:
                 raise ConfigError(f"{option} is {count}; expected at least 1.")

@@ -16,26 +16,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_basisprune.assessment import Assessment, Calibration, assess_network
+from onnx_basisprune.budget import Budget, PlannedCut, plan_cut
 from onnx_basisprune.calibration.batching import can_batch
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
 from onnx_basisprune.config import CompressionConfig
-from onnx_basisprune.decomposition import (
-    Network,
-    find_bases,
-    plan_ranks,
-    predict_cost,
-    read_network,
-    rewrite_network,
-)
+from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.errors import DataError, OutputError, quote
 from onnx_basisprune.files import check_writable, write_atomically
+from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.graph.model_io import serialize_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers, set_metadata
+from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
+from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.progress import Progress, Recorder, Silence
 from onnx_basisprune.reporting.render_json import render_json
 from onnx_basisprune.results import CompressionReport, ModelMeasurement, RecoveryReport
@@ -49,6 +47,7 @@ from onnx_basisprune.summary import (
     describe_config,
     describe_metadata,
     judge_gates,
+    summarize_groups,
     summarize_layers,
 )
 from onnx_basisprune.validation import validate_model
@@ -79,57 +78,90 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     recorder = Recorder(progress or Silence())
     output = choose_output(config)
     recorder.start("opening")
-    subject, calibration, validation = open_data(open_subject(config.model, config.threads), config, recorder)
+    subject, images, validation = open_data(open_subject(config.model, config.threads), config, recorder)
     baseline = measure_baseline(subject, validation, config, recorder)
-    calibration.dataset.check_labels(baseline.class_count)
+    images.dataset.check_labels(baseline.class_count)
     sample = validation.load(np.arange(min(7, len(validation))))
-    network = read_network(subject.model, normalize_model(subject.model), (1, *sample.shape[1:]), config.exclude)
+    network = read_network(normalize_model(subject.model), (1, *sample.shape[1:]), config.exclude)
+    original = measure_original(network, subject, baseline, config)
     fixed_batch = find_fixed_batch(network, subject, sample)
-    chunk = fixed_batch or config.batch_size
-    bases, scores = find_bases(
-        network,
+    calibration = Calibration(
         subject.head,
-        config.basis,
-        lambda: calibration.stream(chunk),
-        len(calibration),
+        lambda: images.stream(fixed_batch or config.batch_size),
+        len(images),
         config.seed,
-        recorder,
         fixed_batch,
     )
-    allocation = plan_ranks(network, scores, *choose_budget(config))
-    predicted = predict_cost(network, allocation.plan)
-    original = ModelMeasurement(
-        network.cost.macs,
-        network.total_parameters,
-        config.model.stat().st_size,
-        network.cost.uncounted_ops,
-        accuracy=summarize_accuracy(baseline),
-    )
+    shrunk, assessment, planned = find_plan(network, calibration, make_budget(config, original), config, recorder)
     report = CompressionReport(
-        config=describe_config(config, output, calibration.preprocessing.describe()),
+        config=describe_config(config, output, images.preprocessing.describe()),
         environment={**describe_environment(config.threads), "seed": config.seed},
         original=original,
-        compressed=ModelMeasurement(*predicted, None, network.cost.uncounted_ops),
+        compressed=ModelMeasurement(
+            planned.forecast.macs, planned.forecast.parameters, None, network.cost.uncounted_ops
+        ),
         speedup=None,
         drop_pp=None,
-        layers=summarize_layers(network, allocation, {name: len(item) for name, item in scores.items()}),
-        groups=(),
+        layers=summarize_layers(network, planned, {name: len(item) for name, item in assessment.components.items()}),
+        groups=summarize_groups(network, planned),
         gates=(),
         recovery=None,
         timings={},
     )
     if output is not None:
         recorder.start("rewriting")
-        model, pairs = rewrite_network(network, bases, allocation.plan)
-        model, recovery = recover(network, model, pairs, subject, calibration, fixed_batch, config, recorder)
-        set_metadata(model, describe_metadata(config, version("basisprune"), original, predicted))
+        model, pairs = cut_network(shrunk, assessment, planned.plan)
+        model, recovery = recover(network, model, pairs, calibration, images, config, recorder)
+        set_metadata(model, describe_metadata(config, version("basisprune"), original, report.compressed))
         recorder.start("validating")
         content = serialize_model(model)
-        validate_model(model, content, subject.model, sample, predicted)
+        validate_model(model, content, subject.model, sample, report.compressed)
         write_atomically(content, output, force=config.force)
         report = replace(report, recovery=recovery)
         report = measure_result(report, content, subject, baseline, validation, config, recorder)
     return finish_report(report, network, config, recorder)
+
+
+def find_plan(
+    network: Network,
+    calibration: Calibration,
+    budget: Budget,
+    config: CompressionConfig,
+    recorder: Recorder,
+) -> tuple[Network, Assessment, PlannedCut]:
+    """Assess and plan, in several rounds where asked for, each on the channels that the last one left.
+
+    Returns:
+        The network that the plan is for, what the passes found out about it, and the plan.
+    """
+    whole = network.cost.macs if budget.unit == "macs" else network.cost.parameters
+    for turn in range(1, config.rounds):
+        limit = whole * (budget.limit / whole) ** (turn / config.rounds)
+        assessment = assess_network(network, calibration, config.basis, config.prune, recorder)
+        planned = plan_cut(network, assessment, config.prune, Budget(budget.unit, limit))
+        model, _ = cut_network(network, assessment, Plan({}, planned.plan.channels))
+        network = read_network(model, network.input_shape, config.exclude)
+    assessment = assess_network(network, calibration, config.basis, config.prune, recorder)
+    return network, assessment, plan_cut(network, assessment, config.prune, budget)
+
+
+def measure_original(
+    network: Network, subject: Subject, baseline: Predictions, config: CompressionConfig
+) -> ModelMeasurement:
+    """Return the original's size and accuracy; parameters are those of the file, before anything was folded."""
+    return ModelMeasurement(
+        network.cost.macs,
+        measure_cost(subject.model, network.input_shapes).parameters,
+        config.model.stat().st_size,
+        network.cost.uncounted_ops,
+        accuracy=summarize_accuracy(baseline),
+    )
+
+
+def make_budget(config: CompressionConfig, original: ModelMeasurement) -> Budget:
+    """Return what may be left of the original."""
+    unit, target = choose_budget(config)
+    return Budget(unit, target * (original.macs if unit == "macs" else original.parameters))
 
 
 def choose_output(config: CompressionConfig) -> Path | None:
@@ -191,35 +223,35 @@ def recover(
     network: Network,
     model: ModelProto,
     pairs: Mapping[str, PairNames],
-    subject: Subject,
-    calibration: Images,
-    fixed_batch: int | None,
+    calibration: Calibration,
+    images: Images,
     config: CompressionConfig,
     recorder: Recorder,
 ) -> tuple[ModelProto, RecoveryReport | None]:
-    """Tune the scaling factors of the rewritten model, unless there are none or nobody wants it."""
-    if config.recover == "none" or config.recover_steps == 0 or not pairs:
+    """Tune scaling factors, biases and the final classifier, unless nothing was cut or nobody wants it."""
+    untouched = not pairs and model.graph == network.model.graph
+    if config.recover == "none" or config.recover_steps == 0 or untouched:
         return model, None
     student = extract_program(model)
-    large = np.prod([size or 1 for size in calibration.load(np.arange(1)).shape]) > _LARGE_IMAGE
+    large = np.prod([size or 1 for size in images.load(np.arange(1)).shape]) > _LARGE_IMAGE
     settings = RecoverySettings(
         steps=config.recover_steps,
         batch_size=_RECOVERY_BATCH_LARGE if large else _RECOVERY_BATCH,
-        chunk_size=fixed_batch or config.batch_size,
+        chunk_size=calibration.fixed_batch or config.batch_size,
         augmentation=config.augment,
-        layout=calibration.preprocessing.layout,
+        layout=images.preprocessing.layout,
         seed=config.seed,
-        fixed_batch=fixed_batch,
+        fixed_batch=calibration.fixed_batch,
     )
     recorder.start("recovery", config.recover_steps)
     distillation = Distillation(
         network.program,
         student,
-        subject.head,
-        find_classifier(student, subject.head),
+        calibration.head,
+        find_classifier(student, calibration.head),
         {name: names.scaling for name, names in pairs.items()},
-        calibration.load,
-        len(calibration),
+        images.load,
+        len(images),
         settings,
     )
     arrays, report = distillation.recover(recorder.advance)
@@ -269,12 +301,13 @@ def finish_report(
     report: CompressionReport, network: Network, config: CompressionConfig, recorder: Recorder
 ) -> CompressionReport:
     """Judge the gates, add warnings and times, and write the report where it was asked for."""
-    if not network.eligible:
-        recorder.warn("the model has no Conv that can be decomposed: nothing to prune.")
+    has_anything = bool(network.eligible) or any(not group.blocked_by for group in network.channels.groups)
+    if not has_anything:
+        recorder.warn("no Conv of the model can be decomposed and no channel can go: nothing to prune.")
     recorder.finish()
     report = replace(
         report,
-        gates=judge_gates(config, report.original, report.compressed, bool(network.eligible)),
+        gates=judge_gates(config, report.original, report.compressed, has_anything),
         warnings=tuple(recorder.warnings),
         timings=dict(recorder.timings),
     )

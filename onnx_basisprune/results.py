@@ -108,6 +108,23 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class GroupReport:
+    """What became of one dependency group: channels that can only go together.
+
+    Attributes:
+        name: The first node that makes its channels.
+        channels: How many there were.
+        kept: How many stay.
+        blocked_by: Why they must stay, else empty.
+    """
+
+    name: str
+    channels: int
+    kept: int
+    blocked_by: str
+
+
+@dataclass(frozen=True)
 class Gate:
     """One pass-or-fail line: what was asked, what was reached."""
 
@@ -149,7 +166,7 @@ class CompressionReport:
     speedup: Speedup | None
     drop_pp: Interval | None
     layers: tuple[LayerReport, ...]
-    groups: tuple[Any, ...]
+    groups: tuple[GroupReport, ...]
     gates: tuple[Gate, ...]
     recovery: RecoveryReport | None
     timings: dict[str, float]

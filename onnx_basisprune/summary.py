@@ -8,46 +8,68 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from onnx_basisprune.budget import PlannedCut
 from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
-from onnx_basisprune.decomposition import Network
-from onnx_basisprune.graph.cost import make_mac_price, price_parameters
-from onnx_basisprune.planning.allocation import Allocation
-from onnx_basisprune.results import Gate, LayerReport, ModelMeasurement
+from onnx_basisprune.network import Network
+from onnx_basisprune.planning.types import ConvLayer
+from onnx_basisprune.results import Gate, GroupReport, LayerReport, ModelMeasurement
 
-_NO_GAIN = "its full weights cost less than any pair at this budget"
+_NO_GAIN = "the budget is met without decomposing it"
+_NOT_SCORED = "its basis wasn't looked at"
 
 
 def summarize_layers(
-    network: Network, allocation: Allocation, component_counts: Mapping[str, int]
+    network: Network, planned: PlannedCut, component_counts: Mapping[str, int]
 ) -> tuple[LayerReport, ...]:
-    """Return one row per Conv, in graph order."""
-    mac_price = make_mac_price(network.cost)
-    nodes = {node.name: node for node in network.cost.nodes}
-    rows = []
+    """Return one row per Conv of the original network, in graph order.
+
+    Args:
+        network: The original network.
+        planned: What is done to it.
+        component_counts: Conv name → components of its basis.
+    """
+    rows = {row.name: row for row in network.cost.nodes}
+    reports = []
     for layer in network.layers:
-        kept = allocation.plan.components.get(layer.name)
-        before = nodes[layer.name]
-        after_macs, after_parameters = before.macs or 0, before.parameters
+        kept = planned.plan.components.get(layer.name)
+        before, after = rows[layer.name], planned.forecast.layers[layer.name]
         full_rank = component_counts.get(layer.name, 0)
-        if kept is not None:
-            after_macs = int(mac_price(layer, len(kept)))
-            after_parameters = price_parameters(layer, len(kept))
-        rows.append(
+        reports.append(
             LayerReport(
                 name=layer.name,
                 op_type=layer.op_type,
                 decomposed=kept is not None,
-                reason=layer.reason or ("" if kept is not None else _NO_GAIN),
+                reason=_explain(layer, kept is not None, full_rank),
                 full_rank=full_rank,
                 rank=full_rank if kept is None else len(kept),
                 macs_before=before.macs or 0,
-                macs_after=after_macs,
+                macs_after=after[0],
                 parameters_before=before.parameters,
-                parameters_after=after_parameters,
-                removed_score=allocation.losses.get(layer.name, 0.0),
+                parameters_after=after[1],
+                removed_score=planned.losses.get(layer.name, 0.0),
             )
         )
-    return tuple(rows)
+    return tuple(reports)
+
+
+def _explain(layer: ConvLayer, decomposed: bool, full_rank: int) -> str:
+    """Return why a Conv isn't decomposed, `""` where it is."""
+    if decomposed or layer.reason:
+        return layer.reason
+    return _NO_GAIN if full_rank else _NOT_SCORED
+
+
+def summarize_groups(network: Network, planned: PlannedCut) -> tuple[GroupReport, ...]:
+    """Return one row per dependency group of the original network, in graph order."""
+    return tuple(
+        GroupReport(
+            name=group.name,
+            channels=len(group.channels),
+            kept=len(planned.plan.channels.get(group.name, group.channels)),
+            blocked_by=group.blocked_by,
+        )
+        for group in network.channels.groups
+    )
 
 
 def choose_budget(config: CompressionConfig) -> tuple[Literal["macs", "params"], float]:
@@ -58,11 +80,11 @@ def choose_budget(config: CompressionConfig) -> tuple[Literal["macs", "params"],
 
 
 def judge_gates(
-    config: CompressionConfig, original: ModelMeasurement, compressed: ModelMeasurement, has_eligible: bool
+    config: CompressionConfig, original: ModelMeasurement, compressed: ModelMeasurement, has_anything: bool
 ) -> tuple[Gate, ...]:
     """Return the gates: the target, unless nobody asked for it and there is nothing to prune."""
     unit, asked = choose_budget(config)
-    if not has_eligible and config.target_macs is None and config.target_params is None:
+    if not has_anything and config.target_macs is None and config.target_params is None:
         return ()
     before, after = (original.macs, compressed.macs) if unit == "macs" else (original.parameters, compressed.parameters)
     reached = after / before if before else 1.0
@@ -78,7 +100,7 @@ def describe_config(
 
 
 def describe_metadata(
-    config: CompressionConfig, version: str, original: ModelMeasurement, cost: tuple[int, int]
+    config: CompressionConfig, version: str, original: ModelMeasurement, compressed: ModelMeasurement
 ) -> dict[str, str]:
     """Return the `metadata_props` that say what was done to the model.
 
@@ -91,7 +113,7 @@ def describe_metadata(
         "prune": config.prune,
         "recover": config.recover,
         "seed": config.seed,
-        "macs": [original.macs, cost[0]],
-        "parameters": [original.parameters, cost[1]],
+        "macs": [original.macs, compressed.macs],
+        "parameters": [original.parameters, compressed.parameters],
     }
     return {"basisprune.version": version, "basisprune.compression": json.dumps(done)}

@@ -13,6 +13,7 @@ from onnx_basisprune.errors import ValidationError
 from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.model_io import passes_full_check, read_opset
 from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.results import ModelMeasurement
 from onnx_basisprune.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def validate_model(
     serialized: bytes,
     original: ModelProto,
     images: NDArray[Any],
-    predicted_cost: tuple[int, int],
+    predicted: ModelMeasurement,
 ) -> None:
     """Check the bytes that are about to be written.
 
@@ -39,7 +40,7 @@ def validate_model(
         serialized: The same as bytes.
         original: The model as it was given.
         images: Model input that was never calibrated on, up to 7 images are used.
-        predicted_cost: Multiply-adds and parameters.
+        predicted: Multiply-adds and parameters as planned.
 
     Raises:
         ValidationError: One of these isn't so.
@@ -52,10 +53,10 @@ def validate_model(
     if read_opset(original) != read_opset(compressed):
         raise ValidationError("the compressed model's opset differs from the original's.")
     cost = measure_cost(compressed, {after.inputs[0].name: (1, *images.shape[1:])})
-    if (cost.macs, cost.parameters) != predicted_cost:
+    if (cost.macs, cost.parameters) != (predicted.macs, predicted.parameters):
         raise ValidationError(
             f"the compressed model has {cost.macs:,} MACs and {cost.parameters:,} parameters; the plan predicted "
-            f"{predicted_cost[0]:,} and {predicted_cost[1]:,}."
+            f"{predicted.macs:,} and {predicted.parameters:,}."
         )
     _compare_runtimes(serialized, Executor(after), images)
 

@@ -15,8 +15,7 @@ from onnx import ModelProto
 
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.shapes import Shape, infer_shapes
-from onnx_basisprune.planning.allocation import Price
-from onnx_basisprune.planning.types import ConvLayer, Operation, Program
+from onnx_basisprune.planning.types import Operation, Program
 
 MacCounter = Callable[[Operation, Sequence[Shape], Sequence[Shape]], int]
 
@@ -205,29 +204,11 @@ def _count_parameters(operation: Operation, program: Program, counted: set[str])
     return total
 
 
-def make_mac_price(cost: ModelCost) -> Price:
-    """Return the price of a Conv's forms in multiply-adds for one image.
+def count_pair_weights(shape: Sequence[int], rank: int) -> int:
+    """Return the weights of the pair that replaces a Conv, `r·(K + C_out)`; each costs one MAC per output position.
 
     Args:
-        cost: Of the normalised model; every Conv that is priced must have its MACs counted.
+        shape: Of the Conv's weight, `[C_out, C_in, *kernel]`.
+        rank: The pair's rank.
     """
-    macs = {node.name: node.macs or 0 for node in cost.nodes}
-
-    def price(layer: ConvLayer, rank: int | None) -> int:
-        positions = macs[layer.name] // (layer.fan_in * layer.out_channels)
-        return positions * _count_weights(layer, rank)
-
-    return price
-
-
-def price_parameters(layer: ConvLayer, rank: int | None) -> int:
-    """Return the parameters of a Conv's form: a pair always has a bias."""
-    has_bias = rank is not None or bool(layer.bias)
-    return _count_weights(layer, rank) + (layer.out_channels if has_bias else 0)
-
-
-def _count_weights(layer: ConvLayer, rank: int | None) -> int:
-    """Return `r·(K + C_out)` for a pair, `K·C_out` for a Conv."""
-    if rank is None:
-        return layer.fan_in * layer.out_channels
-    return rank * (layer.fan_in + layer.out_channels)
+    return rank * (prod(shape[1:]) + shape[0])

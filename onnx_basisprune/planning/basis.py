@@ -126,7 +126,7 @@ def _finish_basis(R: FloatMatrix, A: FloatMatrix, W: FloatMatrix, center: FloatM
 
 
 def make_pair(
-    W: FloatMatrix, b: FloatMatrix, basis: Basis, kept: NDArray[np.int64]
+    W: FloatMatrix, b: FloatMatrix, basis: Basis, kept: NDArray[np.int64], shift: FloatMatrix | None = None
 ) -> tuple[FloatMatrix, FloatMatrix, FloatMatrix]:
     """Return the weights of the rewritten Conv for the components that are kept.
 
@@ -135,10 +135,12 @@ def make_pair(
         b: `[C_out]`.
         basis: Its basis.
         kept: Indices of the components that stay, `[r]`.
+        shift: `[C_out]`, a constant that is to be added to `W x`, for channels of `x` that were removed.
 
     Returns:
         Basis filters `R W [r, K]`, scaling weight `A [C_out, r]`, and bias `b' = mu - A R (mu - b)` of shape `[C_out]`:
         what is removed keeps its mean.
     """
     R, A = basis.R[kept], basis.A[:, kept]
-    return R @ W, A, basis.center - A @ (R @ (basis.center - b))
+    bias = basis.center - A @ (R @ (basis.center - b))
+    return R @ W, A, bias if shift is None else bias + A @ (R @ shift)

@@ -191,10 +191,12 @@ class Basis:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is kept; a Conv that isn't named stays undecomposed.
+    """What is kept; a Conv that isn't named stays undecomposed, a group that isn't named keeps all its channels.
 
     Attributes:
         components: Conv name → indices of the kept components of its basis, ascending.
+        channels: Dependency group → its kept channels, as in `DependencyGroup.channels`.
     """
 
     components: Mapping[str, NDArray[np.int64]]
+    channels: Mapping[str, NDArray[np.int64]]

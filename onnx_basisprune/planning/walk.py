@@ -62,7 +62,9 @@ class LayerTerm:
     def costs(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the costs of the ranks 1 to n."""
         fan_in, out = self.kernel * int(sizes[self.inputs]), int(sizes[self.outputs])
-        return self.unit * np.arange(1, len(self.lost)) * (fan_in + out) + self.pair_extra * out
+        ranks = np.arange(1, len(self.lost), dtype=np.float64)
+        costs: NDArray[np.float64] = self.unit * ranks * (fan_in + out) + self.pair_extra * out
+        return costs
 
 
 @dataclass(frozen=True)
@@ -268,3 +270,8 @@ class Walk:
 def accumulate_losses(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return `lost[r]`, the sum of all but the `r` best scores, `[n + 1]`; summed from the small end."""
     return np.concatenate([np.cumsum(np.sort(scores))[::-1], [0.0]])
+
+
+def select_best(scores: NDArray[np.float64], rank: int) -> NDArray[np.int64]:
+    """Return the indices of the `rank` highest scores, ascending; of equal ones the first."""
+    return np.sort(np.argsort(-scores, kind="stable")[:rank]).astype(np.int64)
