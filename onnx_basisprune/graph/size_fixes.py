@@ -81,10 +81,12 @@ def fix_target_shape(node: gs.Node, context: SizeContext, taken: set[str]) -> No
     changes = {
         axis: (before, after) for axis, (before, after) in enumerate(zip(old, new, strict=True)) if before != after
     }
-    _fix_shape_vector(node, 1, changes, taken)
+    _fix_shape_vector(node, 1, changes, context, taken)
 
 
-def _fix_shape_vector(node: gs.Node, index: int, changes: dict[int, tuple[int, int]], taken: set[str]) -> None:
+def _fix_shape_vector(
+    node: gs.Node, index: int, changes: dict[int, tuple[int, int]], context: SizeContext, taken: set[str]
+) -> None:
     """Replace literal sizes in the vector that a node reads, `changes`: position → (old, new)."""
     tensor = node.inputs[index]
     if isinstance(tensor, gs.Constant):
@@ -99,14 +101,17 @@ def _fix_shape_vector(node: gs.Node, index: int, changes: dict[int, tuple[int, i
         return
     producer = tensor.inputs[0]
     if producer.op in _PASSED_OVER:
-        _fix_shape_vector(producer, 0, changes, taken)
+        _fix_shape_vector(producer, 0, changes, context, taken)
     elif producer.op == "Concat":
         position = 0
         for part, item in enumerate(producer.inputs):
-            size = len(item.values) if isinstance(item, gs.Constant) else 1
+            shape = item.values.shape if isinstance(item, gs.Constant) else context.shapes.get(item.name)
+            if shape is None:  # what follows can't be placed; the check of all shapes will tell
+                return
+            size = shape[0]
             inside = {at - position: change for at, change in changes.items() if position <= at < position + size}
             if inside:
-                _fix_shape_vector(producer, part, inside, taken)
+                _fix_shape_vector(producer, part, inside, context, taken)
             position += size
 
 
@@ -189,7 +194,7 @@ def fix_resize(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
     if len(node.inputs) > 3 and not node.inputs[3].is_empty() and not node.attrs.get("axes"):
         output = node.outputs[0].name
         changes = dict(enumerate(zip(context.shapes[output], context.new_shape(output), strict=True)))
-        _fix_shape_vector(node, 3, {at: pair for at, pair in changes.items() if pair[0] != pair[1]}, taken)
+        _fix_shape_vector(node, 3, {at: pair for at, pair in changes.items() if pair[0] != pair[1]}, context, taken)
 
 
 SIZE_FIXES: dict[str, SizeFix] = {

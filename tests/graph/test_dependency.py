@@ -89,6 +89,14 @@ CASES = {
         "y = ReduceMean <axes = [1], keepdims = 0> (o)", {"q0": 3, "v0": 3},
         {"Q": (8, 6), "K": (8, 6), "V": (8, 6), "O": (6, 4), "heads": ints(0, 5, 2, 3), "back": ints(0, 0, 6),
          "scale": ()}, TOKENS, {"o": OUTPUT}),
+    "keys of heads, reshaped by parts": Case(
+        "q0 = MatMul (x, Q) q1 = Reshape (q0, heads) q = Transpose <perm = [0, 2, 1, 3]> (q1) "
+        "k0 = MatMul (x, K) k1 = Reshape (k0, heads) k2 = Transpose <perm = [0, 2, 1, 3]> (k1) "
+        "s = Shape (k2) s2 = Slice (s, i0, i2) k3 = Reshape (k2, flat) k4 = Transpose <perm = [0, 2, 1]> (k3) "
+        "to = Concat <axis = 0> (s2, three, five) kt = Reshape (k4, to) w = MatMul (q, kt) "
+        "m = ReduceMean <axes = [1, 3], keepdims = 0> (w) y = MatMul (m, O)", {"q0": 3},
+        {"Q": (8, 6), "K": (8, 6), "O": (5, 4), "heads": ints(0, 5, 2, 3), "flat": ints(-1, 5, 3), "i0": ints(0),
+         "i2": ints(2), "three": ints(3), "five": ints(5)}, TOKENS),
     "a vector": Case(STEM + "f = Flatten (h) v = MatMul (f, W2) y = Unsqueeze (v, i1)", {},
                      CONV | {"W2": (96,), "i1": ints(1)}, blocked={"h": "MatMul v: one of its inputs is a vector"}),
     "transposed product": Case(
