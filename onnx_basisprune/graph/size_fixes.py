@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,16 +103,21 @@ def _fix_shape_vector(
     if producer.op in _PASSED_OVER:
         _fix_shape_vector(producer, 0, changes, context, taken)
     elif producer.op == "Concat":
-        position = 0
-        for part, item in enumerate(producer.inputs):
-            shape = item.values.shape if isinstance(item, gs.Constant) else context.shapes.get(item.name)
-            if shape is None:  # what follows can't be placed; the check of all shapes will tell
-                return
-            size = shape[0]
-            inside = {at - position: change for at, change in changes.items() if position <= at < position + size}
+        for part, start, end in _place_parts(producer, context):
+            inside = {at - start: change for at, change in changes.items() if start <= at < end}
             if inside:
                 _fix_shape_vector(producer, part, inside, context, taken)
-            position += size
+
+
+def _place_parts(node: gs.Node, context: SizeContext) -> Iterator[tuple[int, int, int]]:
+    """Give each part of a joined vector with the positions where it starts and ends, as far as sizes are known."""
+    start = 0
+    for part, item in enumerate(node.inputs):
+        shape = item.values.shape if isinstance(item, gs.Constant) else context.shapes.get(item.name)
+        if not shape:  # the check of all shapes will tell what couldn't be placed
+            return
+        yield part, start, start + shape[0]
+        start += shape[0]
 
 
 def fix_split(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
