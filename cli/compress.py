@@ -87,9 +87,17 @@ _method_options = apply_options(
     option(
         "--prune",
         section=_METHOD,
-        type=click.Choice(["basis"]),
+        type=click.Choice(["basis", "channels", "double"]),
         default=CompressionConfig.prune,
-        help="What is removed: basis channels.",
+        help="What is removed: basis channels, coupled output channels, or both (double).",
+    ),
+    option(
+        "--rounds",
+        section=_METHOD,
+        type=Count(1),
+        default=CompressionConfig.rounds,
+        metavar="N",
+        help="Statistics are taken anew N times on the way to the budget; for deep cuts.",
     ),
     option(
         "--recover",

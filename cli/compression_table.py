@@ -15,10 +15,11 @@ from onnx_basisprune.cli.numbers import (
     show_name,
     show_percent,
 )
-from onnx_basisprune.cli.tables import build_table, print_lines, show_drop
+from onnx_basisprune.cli.tables import build_table, list_blocked, print_lines, show_drop
 from onnx_basisprune.results import (
     Accuracy,
     CompressionReport,
+    GroupReport,
     LayerReport,
     ModelMeasurement,
 )
@@ -30,10 +31,11 @@ def print_compression(console: Console, report: CompressionReport, *, layers: bo
     Args:
         console: On stdout.
         report: The run's report.
-        layers: Whether to print a row per Conv, too.
+        layers: Whether to print a row per Conv and per dependency group, too.
     """
     if layers:
         _print_layers(console, report.layers)
+        _print_groups(console, report.groups)
     before, after = report.original, report.compressed
     predicted = after.file_bytes is None
     table = build_table([""], ["before", "predicted" if predicted else "after", "change"])
@@ -133,7 +135,24 @@ def _print_layers(console: Console, layers: Sequence[LayerReport]) -> None:
             f"{layer.removed_score:.3g}" if layer.decomposed else UNKNOWN,
         )
     console.print(table)
-    print_lines(console, (f"Unchanged, {reason}: {', '.join(names)}" for reason, names in unchanged.items()))
+    print_lines(console, (f"Not decomposed, {reason}: {', '.join(names)}" for reason, names in unchanged.items()))
+    console.print()
+
+
+def _print_groups(console: Console, groups: Sequence[GroupReport]) -> None:
+    """Print a row per group that lost channels; the others in a line per reason."""
+    if not groups:
+        return
+    changed = [group for group in groups if group.kept < group.channels]
+    if changed:
+        table = build_table(["Coupled channels of"], ["before", "kept"])
+        for group in changed:
+            table.add_row(show_name(group.name), f"{group.channels:,}", f"{group.kept:,}")
+        console.print(table)
+    whole = [show_name(group.name) for group in groups if group.kept == group.channels and not group.blocked_by]
+    if whole:
+        print_lines(console, [f"All channels kept: {', '.join(whole)}"])
+    print_lines(console, list_blocked(groups))
     console.print()
 
 

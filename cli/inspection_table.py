@@ -14,7 +14,7 @@ from onnx_basisprune.cli.numbers import (
     show_name,
     show_shape,
 )
-from onnx_basisprune.cli.tables import build_table, print_lines
+from onnx_basisprune.cli.tables import build_table, list_blocked, print_lines
 from onnx_basisprune.results import (
     Inspection,
     NodeInspection,
@@ -86,6 +86,11 @@ def _list_totals(inspection: Inspection) -> list[str]:
         macs = sum(node.macs or 0 for node in eligible)
         share = f" with {100 * macs / inspection.macs:.1f} % of the MACs"
     lines.append(f"Eligible: {len(eligible)} nodes{share}.")
+    if inspection.groups:
+        free = [group for group in inspection.groups if not group.blocked_by]
+        removable, total = (sum(group.channels for group in groups) for groups in (free, inspection.groups))
+        lines.append(f"Coupled channels: {removable:,} of {total:,} can go, in {len(free)} groups.")
+        lines += list_blocked(inspection.groups)
     if inspection.uncounted_ops:
         ops = ", ".join(show_name(op) for op in inspection.uncounted_ops)
         lines.append(f"MACs not counted for: {ops}.")

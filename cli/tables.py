@@ -10,9 +10,11 @@ from rich.table import Table
 
 from onnx_basisprune.cli.numbers import (
     show_interval,
+    show_name,
 )
 from onnx_basisprune.results import (
     Accuracy,
+    GroupReport,
     Interval,
 )
 
@@ -40,3 +42,12 @@ def show_drop(drop: Interval, accuracy: Accuracy, other: str) -> str:
     if accuracy.top1 is None:
         return f"Disagreement with {other}: {drop.estimate:.2f} % ({interval}; {images}, no labels)"
     return f"Accuracy drop against {other}: {drop.estimate:.2f} pp ({interval}; {images})"
+
+
+def list_blocked(groups: Iterable[GroupReport]) -> list[str]:
+    """Return a line per reason why channels must stay, with the groups that it keeps."""
+    names: dict[str, list[str]] = {}
+    for group in groups:
+        if group.blocked_by:
+            names.setdefault(group.blocked_by, []).append(f"{show_name(group.name)} ({group.channels:,})")
+    return [f"Channels that must stay, {show_name(reason)}: {', '.join(items)}" for reason, items in names.items()]

@@ -63,7 +63,13 @@ def list_compensated(network: Network, statistics: Mapping[str, ReadStatistics])
             continue
         bias = operation.inputs[2] if operation.op_type in ("Conv", "Gemm") and len(operation.inputs) > 2 else ""
         values = network.program.initializers.get(bias)
-        if values is None or values.ndim != 1 or readers[bias] != 1 or operation.attributes.get("beta", 1.0) == 0.0:
+        outputs = shapes[operation.outputs[0]][1:2]  # a Gemm may broadcast a single value
+        if (
+            values is None
+            or values.shape != outputs
+            or readers[bias] != 1
+            or operation.attributes.get("beta", 1.0) == 0.0
+        ):
             bias = ""
         kernel = network.program.initializers[weight].shape[2:]
         padded = measure_padding(operation, shapes[tensor][2:], shapes[operation.outputs[0]][2:], kernel)

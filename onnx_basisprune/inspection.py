@@ -11,8 +11,9 @@ from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.graph.model_io import load_model, read_opset
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.network import read_channels
 from onnx_basisprune.planning.types import ConvLayer, TensorSpec
-from onnx_basisprune.results import Inspection, NodeInspection, TensorInfo
+from onnx_basisprune.results import GroupReport, Inspection, NodeInspection, TensorInfo
 
 
 def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequence[int] | None = None) -> Inspection:
@@ -25,7 +26,8 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
             leaves height or width open.
 
     Returns:
-        Totals, and a row per node of the normalised graph (batch normalisations folded, every node named).
+        Totals, a row per node of the normalised graph (batch normalisations folded, every node named), and the groups
+        of channels that can only go together.
 
     Raises:
         ModelError: The file can't be read, or `input_shape` doesn't fit the model.
@@ -51,6 +53,10 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
         normalized_parameters=cost.parameters,
         uncounted_ops=cost.uncounted_ops,
         nodes=_describe_nodes(cost, list_conv_layers(normalized, exclude)),
+        groups=tuple(
+            GroupReport(group.name, len(group.channels), len(group.channels), group.blocked_by)
+            for group in read_channels(normalized, shapes, exclude).groups
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from onnx_basisprune.data.dataset import Dataset, open_dataset
 from onnx_basisprune.data.detection import Detection
 from onnx_basisprune.errors import DataError, quote
 from onnx_basisprune.opening import Images, Subject, open_images, open_subject, predict_all, probe_head
-from onnx_basisprune.progress import Progress, Silence
+from onnx_basisprune.progress import Progress, Silence, follow_fraction
 from onnx_basisprune.results import BenchmarkReport, BenchmarkRun, EvaluationReport, ModelTiming
 from onnx_basisprune.runtime.baseline import check_above_chance
 from onnx_basisprune.runtime.benchmark import BenchmarkSettings, PairedLatency, benchmark_pair
@@ -118,18 +118,16 @@ def _time_models(
         + ([] if batch_size is None else [f"batch {batch_size}"])
         + ([] if threads is None else [f"{threads} thread{'s' * (threads != 1)}"])
     )
-    done = 0.0
-
-    def advance(fraction: float) -> None:
-        nonlocal done
-        progress.advance(fraction - done)
-        done = fraction
-
     progress.start(stage, 1.0)
     image_shape = None if config.input_shape is None else config.input_shape[1:]
     settings = BenchmarkSettings(threads, config.rounds, config.min_seconds, config.max_seconds, seed=config.seed)
     latency = benchmark_pair(
-        config.a, config.b, batch_size=batch_size, image_shape=image_shape, settings=settings, progress=advance
+        config.a,
+        config.b,
+        batch_size=batch_size,
+        image_shape=image_shape,
+        settings=settings,
+        progress=follow_fraction(progress),
     )
     for warning in latency.warnings:
         progress.warn(f"{stage}: {warning}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -93,14 +93,21 @@ def read_network(normalized: ModelProto, input_shape: tuple[int, ...], exclude: 
         layer if layer.reason or layer.name in counted else replace(layer, reason="its output shape isn't known")
         for layer in list_conv_layers(normalized, exclude)
     )
-    channels = _block_groups(normalized, map_channels(normalized, shapes), shapes, exclude)
+    channels = read_channels(normalized, shapes, exclude)
     return Network(normalized, program, layers, cost, channels, input_shape)
 
 
-def _block_groups(
-    model: ModelProto, channels: ChannelMap, shapes: dict[str, tuple[int, ...]], exclude: Collection[str]
+def read_channels(
+    normalized: ModelProto, shapes: Mapping[str, Sequence[int]] | None, exclude: Collection[str]
 ) -> ChannelMap:
-    """Block groups that touch an excluded node, and those whose removal can't be put right."""
+    """Map channels, and block groups that touch an excluded node or whose removal can't be put right.
+
+    Args:
+        normalized: A normalised model.
+        shapes: What shape inference is given.
+        exclude: Names of nodes that stay as they are.
+    """
+    channels = map_channels(normalized, shapes)
     touched = {
         int(label)
         for coupling in channels.couplings
@@ -114,8 +121,29 @@ def _block_groups(
         for group in channels.groups
     )
     channels = replace(channels, groups=groups)
-    unfit = find_unfit_groups(model, channels, shapes)
+    unfit = find_unfit_groups(normalized, channels, shapes)
     return replace(
         channels,
         groups=tuple(replace(group, blocked_by=unfit.get(group.name, group.blocked_by)) for group in groups),
     )
+
+
+def match_channels(before: ChannelMap, after: ChannelMap, removed: Collection[int]) -> dict[int, int]:
+    """Return which class of the whole network each class of a network without some channels was.
+
+    Args:
+        before: Channels of the whole network.
+        after: Channels of what is left of it.
+        removed: Classes of `before` that went.
+    """
+    gone = np.fromiter(removed, dtype=np.int64)
+    left = {
+        (item.node, item.input_index, item.axis): item.labels[~np.isin(item.labels, gone)] for item in before.couplings
+    }
+    return {
+        new: old
+        for item in after.couplings
+        for new, old in zip(
+            item.labels.tolist(), left.get((item.node, item.input_index, item.axis), gone[:0]).tolist(), strict=False
+        )
+    }

@@ -15,7 +15,7 @@ from onnx_basisprune.data.batches import Batch, iterate_batches, load_batch
 from onnx_basisprune.data.dataset import Dataset, open_dataset
 from onnx_basisprune.data.detection import Detection, detect_preprocessing
 from onnx_basisprune.data.preprocess import Preprocessing
-from onnx_basisprune.errors import ModelError, quote
+from onnx_basisprune.errors import ConfigError, ModelError, quote
 from onnx_basisprune.graph.head import find_head
 from onnx_basisprune.graph.model_io import load_model
 from onnx_basisprune.graph.program import extract_program
@@ -108,8 +108,14 @@ def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -
         The model with its head settled, the calibration images and the validation images.
 
     Raises:
+        ConfigError: `val` and `data` are the same.
         BasispruneError: Images or labels can't be read, or don't fit the model.
     """
+    if config.val is not None and config.val.exists() and config.data.exists() and config.val.samefile(config.data):
+        raise ConfigError(
+            f"--val and --data are both {quote(config.val)}; expected other images for the figures: leave --val out to "
+            "hold a fifth of --data back for them."
+        )
     data = open_dataset(config.data, choose_labels(config.data, config.labels))
     if config.val is None:
         data, held_back = data.split(_VALIDATION_FRACTION, config.seed)

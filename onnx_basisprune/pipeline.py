@@ -9,22 +9,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_basisprune.assessment import Assessment, Calibration, assess_network
-from onnx_basisprune.budget import Budget, PlannedCut, plan_cut
+import onnx_basisprune
+from onnx_basisprune.assessment import Calibration
+from onnx_basisprune.budget import Budget
 from onnx_basisprune.calibration.batching import can_batch
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.cutting import cut_network
-from onnx_basisprune.errors import DataError, OutputError, quote
-from onnx_basisprune.files import check_writable, write_atomically
+from onnx_basisprune.destination import choose_output
+from onnx_basisprune.errors import DataError
+from onnx_basisprune.files import write_atomically
 from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.graph.model_io import serialize_model
@@ -33,10 +33,10 @@ from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers, set_metadata
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
-from onnx_basisprune.planning.types import Plan
-from onnx_basisprune.progress import Progress, Recorder, Silence
+from onnx_basisprune.progress import Progress, Recorder, Silence, follow_fraction
 from onnx_basisprune.reporting.render_json import render_json
 from onnx_basisprune.results import CompressionReport, ModelMeasurement, RecoveryReport
+from onnx_basisprune.rounds import find_plan
 from onnx_basisprune.runtime.baseline import check_above_chance
 from onnx_basisprune.runtime.benchmark import BenchmarkSettings, benchmark_pair
 from onnx_basisprune.runtime.environment import describe_environment
@@ -92,7 +92,9 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
         config.seed,
         fixed_batch,
     )
-    shrunk, assessment, planned = find_plan(network, calibration, make_budget(config, original), config, recorder)
+    shrunk, assessment, planned, removed = find_plan(
+        network, calibration, make_budget(config, original), config, recorder
+    )
     report = CompressionReport(
         config=describe_config(config, output, images.preprocessing.describe()),
         environment={**describe_environment(config.threads), "seed": config.seed},
@@ -103,7 +105,7 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
         speedup=None,
         drop_pp=None,
         layers=summarize_layers(network, planned, {name: len(item) for name, item in assessment.components.items()}),
-        groups=summarize_groups(network, planned),
+        groups=summarize_groups(network.channels.groups, removed),
         gates=(),
         recovery=None,
         timings={},
@@ -112,7 +114,7 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
         recorder.start("rewriting")
         model, pairs = cut_network(shrunk, assessment, planned.plan)
         model, recovery = recover(network, model, pairs, calibration, images, config, recorder)
-        set_metadata(model, describe_metadata(config, version("basisprune"), original, report.compressed))
+        set_metadata(model, describe_metadata(config, onnx_basisprune.__version__, original, report.compressed))
         recorder.start("validating")
         content = serialize_model(model)
         validate_model(model, content, subject.model, sample, report.compressed)
@@ -120,29 +122,6 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
         report = replace(report, recovery=recovery)
         report = measure_result(report, content, subject, baseline, validation, config, recorder)
     return finish_report(report, network, config, recorder)
-
-
-def find_plan(
-    network: Network,
-    calibration: Calibration,
-    budget: Budget,
-    config: CompressionConfig,
-    recorder: Recorder,
-) -> tuple[Network, Assessment, PlannedCut]:
-    """Assess and plan, in several rounds where asked for, each on the channels that the last one left.
-
-    Returns:
-        The network that the plan is for, what the passes found out about it, and the plan.
-    """
-    whole = network.cost.macs if budget.unit == "macs" else network.cost.parameters
-    for turn in range(1, config.rounds):
-        limit = whole * (budget.limit / whole) ** (turn / config.rounds)
-        assessment = assess_network(network, calibration, config.basis, config.prune, recorder)
-        planned = plan_cut(network, assessment, config.prune, Budget(budget.unit, limit))
-        model, _ = cut_network(network, assessment, Plan({}, planned.plan.channels))
-        network = read_network(model, network.input_shape, config.exclude)
-    assessment = assess_network(network, calibration, config.basis, config.prune, recorder)
-    return network, assessment, plan_cut(network, assessment, config.prune, budget)
 
 
 def measure_original(
@@ -162,35 +141,6 @@ def make_budget(config: CompressionConfig, original: ModelMeasurement) -> Budget
     """Return what may be left of the original."""
     unit, target = choose_budget(config)
     return Budget(unit, target * (original.macs if unit == "macs" else original.parameters))
-
-
-def choose_output(config: CompressionConfig) -> Path | None:
-    """Return where the compressed model goes, `None` in a dry run, after checking that it and the report may go there.
-
-    Raises:
-        OutputError: The output is the input, exists without `force`, or lies in no folder.
-    """
-    if config.report is not None:
-        check_not_input(config.report, config.model, "--report")
-        check_writable(config.report, force=config.force)
-    if config.dry_run:
-        return None
-    output = config.output or config.model.with_name(f"{config.model.stem}.pruned.onnx")
-    check_not_input(output, config.model, "-o")
-    if config.report is not None and output.resolve() == config.report.resolve():
-        raise OutputError(f"{quote(output)} can't be both the model and the report: choose another --report.")
-    check_writable(output, force=config.force)
-    return output
-
-
-def check_not_input(path: Path, model: Path, option: str) -> None:
-    """Refuse to write over the input model, whatever name it goes by.
-
-    Raises:
-        OutputError: `path` is the same file as `model`.
-    """
-    if path.exists() and model.exists() and path.samefile(model):
-        raise OutputError(f"{quote(path)} is the input model, which is never written over: choose another {option}.")
 
 
 def measure_baseline(
@@ -254,7 +204,9 @@ def recover(
         len(images),
         settings,
     )
-    arrays, report = distillation.recover(recorder.advance)
+    arrays, report = distillation.recover(
+        recorder.advance, restart=lambda: recorder.start("recovery", config.recover_steps)
+    )
     if not report.kept:
         recorder.warn("the recovery made nothing better on held-out images; the weights stay as they were planned.")
     return replace_initializers(model, arrays), report
@@ -275,7 +227,9 @@ def measure_result(
     recorder.start("benchmark", 1.0)
     image_shape = validation.load(np.arange(1)).shape[1:]
     settings = BenchmarkSettings(threads=config.threads, seed=config.seed)
-    timing = benchmark_pair(config.model, content, image_shape=image_shape, settings=settings)
+    timing = benchmark_pair(
+        config.model, content, image_shape=image_shape, settings=settings, progress=follow_fraction(recorder)
+    )
     for warning in timing.warnings:
         recorder.warn(warning)
     digests = {

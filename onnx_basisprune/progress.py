@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
@@ -20,6 +21,18 @@ class Progress(Protocol):
 
     def warn(self, message: str) -> None:
         """Say something that the user should look at, one line."""
+
+
+def follow_fraction(progress: Progress) -> Callable[[float], None]:
+    """Return a function that is called with the fraction of the stage done so far, of a total of 1."""
+    done = 0.0
+
+    def advance(fraction: float) -> None:
+        nonlocal done
+        progress.advance(fraction - done)
+        done = fraction
+
+    return advance
 
 
 class Silence:

@@ -229,6 +229,7 @@ class Inspection:
         normalized_parameters: The same after batch normalisations are folded into the Convs: the sum of `nodes`.
         uncounted_ops: op_types whose multiply-adds couldn't be counted.
         nodes: Of the normalised graph, in its order.
+        groups: Channels that can only go together, and why some must stay; all are kept here.
     """
 
     model: str
@@ -243,6 +244,7 @@ class Inspection:
     normalized_parameters: int
     uncounted_ops: tuple[str, ...]
     nodes: tuple[NodeInspection, ...]
+    groups: tuple[GroupReport, ...] = ()
     format_version: int = FORMAT_VERSION
 
 

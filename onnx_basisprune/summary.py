@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from onnx_basisprune.budget import PlannedCut
 from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
+from onnx_basisprune.graph.dependency import DependencyGroup
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.types import ConvLayer
 from onnx_basisprune.results import Gate, GroupReport, LayerReport, ModelMeasurement
@@ -59,16 +60,21 @@ def _explain(layer: ConvLayer, decomposed: bool, full_rank: int) -> str:
     return _NO_GAIN if full_rank else _NOT_SCORED
 
 
-def summarize_groups(network: Network, planned: PlannedCut) -> tuple[GroupReport, ...]:
-    """Return one row per dependency group of the original network, in graph order."""
+def summarize_groups(groups: Sequence[DependencyGroup], removed: Collection[int]) -> tuple[GroupReport, ...]:
+    """Return one row per dependency group of the original network, in graph order.
+
+    Args:
+        groups: Of the original network.
+        removed: Their classes that went.
+    """
     return tuple(
         GroupReport(
             name=group.name,
             channels=len(group.channels),
-            kept=len(planned.plan.channels.get(group.name, group.channels)),
+            kept=sum(channel not in removed for channel in group.channels.tolist()),
             blocked_by=group.blocked_by,
         )
-        for group in network.channels.groups
+        for group in groups
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_basisprune.calibration.gradient_pass import GradientHook, ReadEdge, ReadStart
 from onnx_basisprune.calibration.statistics import RowSums
+from onnx_basisprune.errors import ModelError, quote
 from onnx_basisprune.planning.compensation import ReadStatistics
 
 # Wider inputs aren't compensated: their moments would take over 128 MiB.
@@ -58,7 +59,17 @@ class ReadMoments:
         return {place.edge: make(place) for place in self._owners.values()}
 
     def finish(self) -> dict[str, ReadStatistics]:
-        """Return the statistics by tensor name."""
+        """Return the statistics by tensor name.
+
+        Raises:
+            ModelError: What a node reads isn't finite.
+        """
+        for name, sums in self._sums.items():
+            if not np.isfinite(sums.total).all() or not np.isfinite(sums.outer).all():
+                raise ModelError(
+                    f"Node {quote(self._owners[name].edge[0])} reads {quote(name)}, which is NaN or so large that its "
+                    "squares overflow; expected finite values: check the preprocessing and the weights before it."
+                )
         return {
             name: ReadStatistics(sums.total, sums.outer, sums.count) for name, sums in self._sums.items() if sums.count
         }
@@ -75,7 +86,7 @@ class ChannelScores:
             means: `[size]` by edge, for reads whose consumers are compensated; others are gated without centring.
         """
         self._places = places
-        self._classes = np.unique(np.concatenate([place.labels for place in places]))
+        self._classes = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(place.labels for place in places)]))
         self._means = {edge: torch.from_numpy(mean).float() for edge, mean in means.items()}
         self._gates: torch.Tensor | None = None
         self._total = np.zeros(len(self._classes))

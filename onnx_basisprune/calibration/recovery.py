@@ -130,11 +130,14 @@ class Distillation:
         self._parts = split_indices(self._held_out, settings.chunk_size)
         self._targets = [self._run_teacher(self._fetch(part)) for part in self._parts]
 
-    def recover(self, progress: Callable[[int], None] | None = None) -> tuple[Arrays, RecoveryReport]:
+    def recover(
+        self, progress: Callable[[int], None] | None = None, restart: Callable[[], None] | None = None
+    ) -> tuple[Arrays, RecoveryReport]:
         """Train, and return the new values of the trained initializers with an account of the course.
 
         Args:
             progress: Called with the number of steps just done.
+            restart: Called where training begins anew with a lower rate: no step is done then.
 
         Returns:
             New arrays by initializer name (none where training made nothing better), and the report.
@@ -143,6 +146,8 @@ class Distillation:
         best, arrays, curve, done = before, Arrays(), [(0, before)], 0
         for attempt in range(_ATTEMPTS):
             student, diverged = self._make_student(), False
+            if attempt and restart is not None:
+                restart()
             for steps, loss in self._train(student, _LEARNING_RATE / 3**attempt, progress):
                 done += steps
                 curve.append((done, loss))

@@ -1,0 +1,42 @@
+"""Where a compression run may write: never over anything that it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnx_basisprune.config import CompressionConfig
+from onnx_basisprune.errors import OutputError, quote
+from onnx_basisprune.files import check_writable
+
+
+def choose_output(config: CompressionConfig) -> Path | None:
+    """Return where the compressed model goes, `None` in a dry run, after checking that it and the report may go there.
+
+    Raises:
+        OutputError: One of them is an input, exists without `force`, or lies in no folder, or both are the same.
+    """
+    if config.report is not None:
+        check_not_input(config.report, config, "--report")
+        check_writable(config.report, force=config.force)
+    if config.dry_run:
+        return None
+    output = config.output or config.model.with_name(f"{config.model.stem}.pruned.onnx")
+    check_not_input(output, config, "-o")
+    if config.report is not None and output.resolve() == config.report.resolve():
+        raise OutputError(f"{quote(output)} can't be both the model and the report: choose another --report.")
+    check_writable(output, force=config.force)
+    return output
+
+
+def check_not_input(path: Path, config: CompressionConfig, option: str) -> None:
+    """Refuse to write over what the run reads, whatever name it goes by.
+
+    Raises:
+        OutputError: `path` is the same file as the model, the images or the labels.
+    """
+    inputs = {"model": config.model, "--data": config.data, "--val": config.val, "--labels": config.labels}
+    for what, source in inputs.items():
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
+            raise OutputError(
+                f"{quote(path)} is the input {what}, which is never written over: choose another {option}."
+            )
