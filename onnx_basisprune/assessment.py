@@ -87,6 +87,8 @@ def assess_network(
     biases = {name: network.bias(layer) for name, layer in layers.items()}
     spaces = {name: find_reduced_space(W) for name, W in weights.items()}
     places = () if prune == "basis" else list_places(network)
+    if not layers and not places:
+        return Assessment({}, {}, {}, {}, ())
     moments = ReadMoments(places)
     gradient_pass = GradientPass(
         Executor(network.program), network.input_name, calibration.head, calibration.seed, calibration.fixed_batch
@@ -97,7 +99,10 @@ def assess_network(
     )
     progress.start("bases")
     bases = {
-        name: _make_basis(kind, weights[name], biases[name], spaces[name], item) for name, item in statistics.items()
+        name: _make_basis(kind, weights[name], biases[name], spaces[name], item)
+        for name, item in statistics.items()
+        # What the loss doesn't depend on (another output's branch) isn't worthless: it is left alone.
+        if item.gradient_outer.any()
     }
     reads = moments.finish()
     compensated = list_compensated(network, reads) if compensate else ()

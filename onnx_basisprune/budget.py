@@ -125,7 +125,10 @@ class _TermBuilder:
         groups = {
             group.name: self._list_offers(group.channels, assessment.channels)
             for group in self._network.channels.groups
-            if not group.blocked_by and prune != "basis"
+            # Where no channel has any score, the loss doesn't depend on them: another output may.
+            if not group.blocked_by
+            and prune != "basis"
+            and any(assessment.channels.get(int(c)) for c in group.channels)
         }
         sizes = np.array(self._sizes, dtype=np.int64)
         total = self._network.cost.macs if self._unit == "macs" else self._network.cost.parameters

@@ -16,7 +16,7 @@ from onnx_basisprune.planning.types import ConvLayer
 from onnx_basisprune.results import Gate, GroupReport, LayerReport, ModelMeasurement
 
 _NO_GAIN = "the budget is met without decomposing it"
-_NOT_SCORED = "its basis wasn't looked at"
+_NOT_SCORED = "no component of it was scored: not asked for, or the class scores don't depend on it"
 
 
 def summarize_layers(

@@ -133,10 +133,13 @@ class GradientPass:
         return images
 
     def _find_gradient(self, logits: torch.Tensor, batch: CalibrationBatch) -> torch.Tensor:
-        """Return the loss gradient at the logits, by labels where there are any."""
-        if batch.y is None:
-            return fisher_gradient(logits, self.head, batch.indices, self.seed)
-        return loss_gradient(logits, self.head, batch.y)
+        """Return the gradient at the logits: by drawn signs, and by labels where there are any.
+
+        The signs are independent of the labels and of mean 0, so the second moment of the sum is the true Fisher plus the
+        empirical one: where predictions are confident, and labels thus say little, the first still tells what matters.
+        """
+        drawn = fisher_gradient(logits, self.head, batch.indices, self.seed)
+        return drawn if batch.y is None else drawn + loss_gradient(logits, self.head, batch.y)
 
 
 def to_channels_last(x: torch.Tensor) -> torch.Tensor:

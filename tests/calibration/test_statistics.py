@@ -189,10 +189,9 @@ def find_naively(net: Net, images: Images, seed: int = 0) -> dict[str, tuple[NDA
             return y
 
         z = net.forward(torch.from_numpy(x[None].astype(np.float64)), keep)
-        if images.y is None:
-            loss = (fisher_gradient(z.detach(), HEAD, np.array([index]), seed) * z).sum()
-        else:
-            loss = functional.cross_entropy(z, torch.from_numpy(images.y[index : index + 1]))
+        loss = (fisher_gradient(z.detach(), HEAD, np.array([index]), seed) * z).sum()
+        if images.y is not None:
+            loss = loss + functional.cross_entropy(z, torch.from_numpy(images.y[index : index + 1]))
         gradients = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
         for (name, y), g in zip(outputs.items(), gradients, strict=True):
             rows[name].append(y.detach()[0].flatten(1).T)
@@ -299,6 +298,7 @@ def find_scores_by_difference(net: Net, images: Images, bases: Mapping[str, Basi
     x = torch.from_numpy(images.x.astype(np.float64))
     assert images.y is not None
     target = torch.from_numpy(images.y)
+    drawn = fisher_gradient(net.forward(x), HEAD, images.indices, 0)
     scores = {}
     for name, basis in bases.items():
         R, A, center = (torch.from_numpy(array) for array in (basis.R, basis.A, basis.center))
@@ -319,7 +319,8 @@ def find_scores_by_difference(net: Net, images: Images, bases: Mapping[str, Basi
                     component = torch.einsum("c,nc...->n...", R[i], y - center.view(-1, *(1,) * (y.ndim - 2)))
                     return y + change * torch.einsum("n...,c->nc...", component, A[:, i])
 
-                return functional.cross_entropy(net.forward(x, gate), target, reduction="none")
+                z = net.forward(x, gate)
+                return functional.cross_entropy(z, target, reduction="none") + (drawn * z).sum(dim=1)
 
             slope = (measure(eps) - measure(-eps)) / (2 * eps)
             values.append(float(slope.square().mean()))
