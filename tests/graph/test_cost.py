@@ -8,10 +8,9 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
-from onnx_basisprune.graph.cost import FREE_OPS, MAC_COUNTERS, make_mac_price, measure_cost, price_parameters
-from onnx_basisprune.graph.layers import list_conv_layers
+from onnx_basisprune.graph.cost import FREE_OPS, MAC_COUNTERS, count_pair_weights, measure_cost
 from onnx_basisprune.graph.model_io import load_model
 from onnx_basisprune.graph.normalize import normalize_model
 
@@ -158,21 +157,9 @@ def test_shapes_computed_at_opset_11_do_not_stop_the_count() -> None:
     assert before.macs == after.macs > 0
 
 
-def test_prices() -> None:
-    model = build(
-        "g (float[2, 3, 10, 10] x) => (float[2, 5, 8, 8] y) { [n] y = Conv (x, w) }",
-        w=np.zeros((5, 3, 3, 3), np.float32),
-    )  # fmt: skip
-    (layer,) = list_conv_layers(model)
-    price = make_mac_price(measure_cost(model))
-    assert price(layer, None) == 64 * 5 * 27
-    assert price(layer, 2) == 64 * 2 * (27 + 5)
-    assert price_parameters(layer, None) == 135
-    assert price_parameters(layer, 2) == 2 * 32 + 5
-    model.graph.node[0].input.append("b")
-    model.graph.initializer.append(helper.make_tensor("b", TensorProto.FLOAT, [5], [0.0] * 5))
-    (layer,) = list_conv_layers(model)
-    assert price_parameters(layer, None) == 140
+@pytest.mark.parametrize(("shape", "rank", "weights"), [((5, 3, 3, 3), 2, 2 * 32), ((8, 4), 3, 3 * 12)])
+def test_weights_of_a_pair(shape: tuple[int, ...], rank: int, weights: int) -> None:
+    assert count_pair_weights(shape, rank) == weights
 
 
 def test_an_op_is_either_counted_or_free() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_basisprune.graph.cost import make_mac_price, measure_cost, price_parameters
+from onnx_basisprune.graph.cost import count_pair_weights, measure_cost
 from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.graph.model_io import load_model, passes_full_check
 from onnx_basisprune.graph.normalize import normalize_model
@@ -94,24 +94,26 @@ def test_full_rank_equals_the_original_on_real_models(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar10", "ppocr_cls"])
-def test_counted_cost_is_the_price_at_every_rank(name: str) -> None:
+def test_cost_of_pairs_is_that_of_their_weights(name: str) -> None:
     path = MODELS / f"{name}.onnx"
     if not path.exists():
         pytest.skip("the shared models aren't beside the repository")
     model = normalize_model(load_model(path))
     shapes = {model.graph.input[0].name: (1, 3, 48, 192)} if name == "ppocr_cls" else {}
     cost = measure_cost(model, shapes)
-    price, eligible = make_mac_price(cost), [layer for layer in list_conv_layers(model) if not layer.reason]
+    rows, weights = {row.name: row for row in cost.nodes}, extract_program(model).initializers
+    shapes_of = {layer.name: weights[layer.weight].shape for layer in list_conv_layers(model) if not layer.reason}
     for choose in (lambda _: 1, lambda full: full // 2, lambda full: full):
         pairs = make_pairs(model, choose)
         counted = measure_cost(rewrite_convs(model, pairs)[0], shapes)
-        ranks = {name: len(pair.basis) for name, pair in pairs.items()}
-        macs = sum(price(layer, ranks[layer.name]) - price(layer, None) for layer in eligible)
-        parameters = sum(
-            price_parameters(layer, ranks[layer.name]) - price_parameters(layer, None) for layer in eligible
-        )
-        assert counted.macs == cost.macs + macs
-        assert counted.parameters == cost.parameters + parameters
+        assert pairs.keys() == shapes_of.keys()
+        macs, parameters = cost.macs, cost.parameters
+        for conv, pair in pairs.items():
+            shape, row = shapes_of[conv], rows[conv]
+            positions = (row.macs or 0) // int(np.prod(shape))
+            macs += positions * count_pair_weights(shape, len(pair.basis)) - (row.macs or 0)
+            parameters += count_pair_weights(shape, len(pair.basis)) + shape[0] - row.parameters
+        assert (counted.macs, counted.parameters) == (macs, parameters)
 
 
 @st.composite
