@@ -1,4 +1,4 @@
-"""From scores and a budget to a plan: the network's costs as terms of one walk, and what the plan will cost, exactly."""
+"""From scores and a budget to a plan: costs as terms of one walk, and what the plan will cost, exactly."""
 
 from __future__ import annotations
 

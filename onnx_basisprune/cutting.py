@@ -54,8 +54,8 @@ def _make_pair(
 ) -> ConvPair:
     """Return a Conv's pair, cut to the channels that stay on both sides.
 
-    The basis was found on all output channels, so filters are made of the whole (compensated) weight; then the filters lose
-    the removed inputs, scaling weight and bias the removed outputs.
+    The basis was found on all output channels, so filters are made of the whole (compensated) weight; then the filters
+    lose the removed inputs, scaling weight and bias the removed outputs.
     """
     layer = network.eligible[name]
     shape = network.program.initializers[layer.weight].shape

@@ -99,6 +99,7 @@ def collect_statistics(
         biases: Conv name → `b [C_out]`, zeros where the Conv has none.
         spaces: Conv name → the reduced space in which its moments are taken, `None` for plain outputs.
         progress: Called with the number of images done in each batch.
+        reads: What else is watched in the same run, see `GradientPass.run`.
 
     Returns:
         The statistics by Conv name, of those that the loss depends on.
@@ -188,6 +189,8 @@ def score_components(
         batches: The calibration images, the same as in the first pass.
         bases: Conv name → its basis.
         progress: Called with the number of images done in each batch.
+        reads: What else is watched in the same run, see `GradientPass.run`.
+        end_batch: Called with the number of images after each batch.
 
     Returns:
         Scores `[r]` by Conv name, at least 0.

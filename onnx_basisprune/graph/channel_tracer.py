@@ -118,8 +118,10 @@ class Tracer:
         name = operation.inputs[input_index] if input_index < len(operation.inputs) else ""
         if not name or len(labels) < 2:
             return
-        if self.constant(name) is None:
-            self.classes.block(labels, f"{operation.name} reads a weight that isn't constant")
+        values = self.constant(name)
+        if values is None or values.dtype != np.float32:
+            what = "isn't constant" if values is None else f"is {values.dtype}; only float32 is pruned"
+            self.classes.block(labels, f"{operation.name} reads a weight that {what}")
             return
         self.couplings.append(Coupling(operation.name, input_index, axis, labels))
 

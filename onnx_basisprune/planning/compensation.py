@@ -3,8 +3,8 @@
     x_removed ≈ C (x_kept - m_kept) + m_removed = C x_kept + t        centred: t = m_removed - C m_kept
     x_removed ≈ C x_kept                                              through the origin: t = 0
 
-A consumer `W_kept x_kept + W_removed x_removed` becomes `(W_kept + W_removed C) x_kept + W_removed t`. The regression is
-pointwise, so it holds at every tap of a kernel; only the constant is wrong where taps read zero padding.
+A consumer `W_kept x_kept + W_removed x_removed` becomes `(W_kept + W_removed C) x_kept + W_removed t`. The regression
+is pointwise, so it holds at every tap of a kernel; only the constant is wrong where taps read zero padding.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 _RIDGE = 1e-4
+# Of the uncentred moments: a variance below this is what rounding leaves of a constant.
+_FLOOR = 1e-9
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,10 @@ def regress_removed(
     gone = ~kept
     second = statistics.outer / statistics.positions
     importance = weights[np.ix_(gone, gone)]
-    origin, origin_error = _solve(second, kept)
+    floor = _FLOOR * float(np.mean(np.diag(second)[kept])) + np.finfo(np.float64).tiny
+    origin, origin_error = _solve(second, kept, floor)
     mean = statistics.mean
-    centred, centred_error = _solve(second - np.outer(mean, mean), kept)
+    centred, centred_error = _solve(second - np.outer(mean, mean), kept, floor)
     shift = mean[gone] - centred @ mean[kept]
     with_shift = float(np.sum(importance * centred_error)) + padded * float(shift @ importance @ shift)
     if can_shift and with_shift < float(np.sum(importance * origin_error)):
@@ -67,11 +70,11 @@ def regress_removed(
     return origin, np.zeros(int(gone.sum()))
 
 
-def _solve(moments: Matrix, kept: NDArray[np.bool_]) -> tuple[Matrix, Matrix]:
+def _solve(moments: Matrix, kept: NDArray[np.bool_], floor: float) -> tuple[Matrix, Matrix]:
     """Return `C = M_gk (M_kk + ridge)⁻¹` and the error's second moment."""
     gone = ~kept
     inner = moments[np.ix_(kept, kept)]
-    ridge = _RIDGE * float(np.mean(np.diag(inner))) + np.finfo(np.float64).tiny
+    ridge = _RIDGE * max(0.0, float(np.mean(np.diag(inner)))) + floor
     cross = moments[np.ix_(gone, kept)]
     coefficients = np.linalg.solve(inner + ridge * np.eye(len(inner)), cross.T).T
     error = (

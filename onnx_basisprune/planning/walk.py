@@ -2,9 +2,9 @@
 
 Every Conv that can be decomposed offers forms, undecomposed or a pair of rank r, and every dependency group offers its
 channels, least score first. Each offer has a slope, loss added per cost saved. The walk takes the least slope until the
-budget is met. For a layer the best slope over all its cheaper forms leads along the lower convex hull of (cost, loss). Costs
-depend on each other, since a Conv gets cheaper when its neighbours lose channels: an offer's slope is worked out anew when
-its turn comes, and it goes back into the queue where another has become better.
+budget is met. For a layer the best slope over all its cheaper forms leads along the lower convex hull of (cost, loss).
+Costs depend on each other, since a Conv gets cheaper when its neighbours lose channels: an offer's slope is worked out
+anew when its turn comes, and it goes back into the queue where another has become better.
 """
 
 from __future__ import annotations
