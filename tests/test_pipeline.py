@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import onnx.parser
 import pytest
 from onnx import ModelProto, numpy_helper
 
+import onnx_basisprune.calibration.recovery as recovery
 import onnx_basisprune.pipeline as pipeline
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.data.dataset import open_dataset
@@ -76,10 +79,12 @@ class Listener(Silence):
         self.warnings.append(message)
 
 
-@pytest.mark.parametrize("basis", ["fisher", "svd"])
-@pytest.mark.parametrize(("unit", "target"), [("macs", 0.5), ("macs", 0.8), ("params", 0.6), ("params", 0.25)])
-def test_target_is_reached_as_predicted(model: Path, basis: str, unit: str, target: float) -> None:
-    report = compress(configure(model, basis=basis, **{f"target_{unit}": target}))
+@pytest.mark.parametrize(
+    ("prune", "basis"), [("basis", "fisher"), ("basis", "svd"), ("channels", "fisher"), ("double", "fisher")]
+)
+@pytest.mark.parametrize(("unit", "target"), [("macs", 0.5), ("params", 0.25)])
+def test_target_is_reached_as_predicted(model: Path, prune: str, basis: str, unit: str, target: float) -> None:
+    report = compress(configure(model, prune=prune, basis=basis, **{f"target_{unit}": target}))
     written = model.with_name("digits.pruned.onnx")
     assert report.config["output"] == str(written)
     macs, parameters = count(written)
@@ -90,11 +95,33 @@ def test_target_is_reached_as_predicted(model: Path, basis: str, unit: str, targ
         written.stat().st_size,
     )
     before, after = (report.original.macs, macs) if unit == "macs" else (report.original.parameters, parameters)
-    # The last cut is the first rank that meets the budget: at most one component of one layer below it.
+    # The last cut is the first that meets the budget: at most one component or channel below it.
     assert 0.97 * target < after / before <= target
     (gate,) = report.gates
     assert (gate.name, gate.asked, gate.reached, gate.passed) == (f"target_{unit}", target, after / before, True)
     onnx.checker.check_model(onnx.load(written), full_check=True)
+    assert any(row.decomposed for row in report.layers) <= (prune != "channels")
+    assert any(row.kept < row.channels for row in report.groups) == (prune != "basis")
+    assert all(0 < row.kept <= row.channels for row in report.groups)
+    assert all(row.kept == row.channels for row in report.groups if row.blocked_by)
+
+
+@pytest.mark.parametrize("prune", ["channels", "double"])
+def test_rounds_account_for_what_all_of_them_removed(model: Path, prune: str) -> None:
+    report = compress(configure(model, prune=prune, rounds=3, target_macs=0.2))
+    assert all(gate.passed for gate in report.gates)
+    written = onnx.load(model.with_name("digits.pruned.onnx"))
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in written.graph.initializer}
+    kept = {row.name: row.kept for row in report.groups}
+    outputs = {}
+    for node in written.graph.node:
+        if node.op_type == "Conv":
+            name = node.name.removesuffix(".scaling")
+            outputs[name] = shapes[node.input[1]][0]
+    groups = {name: count for name, count in kept.items() if name in outputs}
+    assert len(groups) > 5
+    assert groups == {name: outputs[name] for name in groups}
+    assert report.timings.keys() >= {"moments", "scores"}
 
 
 def test_default_target_is_half_of_the_macs(model: Path) -> None:
@@ -105,7 +132,8 @@ def test_default_target_is_half_of_the_macs(model: Path) -> None:
 def test_report_is_complete(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     listener = Listener()
-    report = compress(configure(model, recover="scale", recover_steps=5, report=path, target_macs=0.4), listener)
+    options = {"recover": "scale", "recover_steps": 5, "report": path, "target_macs": 0.4, "prune": "basis"}
+    report = compress(configure(model, **options), listener)
     data = json.loads(path.read_text(encoding="utf-8"))
     assert data["format_version"] == 1
     for side in ("original", "compressed"):
@@ -125,7 +153,8 @@ def test_report_is_complete(model: Path, tmp_path: Path) -> None:
     assert data["config"]["preprocessing"]["preset"] == "imagenet"
     assert data["environment"]["seed"] == 0
     assert len(data["environment"]["compressed_sha256"]) == 64
-    assert data["groups"] == []
+    assert {row["name"]: row["blocked_by"] for row in data["groups"]}["/classifier/Gemm"].endswith("logits")
+    assert all(row["kept"] == row["channels"] for row in data["groups"])
     assert data["recovery"]["mode"] == "scale"
     assert data["recovery"]["steps"] >= 5
     for stage in ("opening", "baseline", "moments", "scores", "rewriting", "recovery", "validating", "benchmark"):
@@ -194,7 +223,7 @@ def test_the_same_run_writes_the_same_bytes(model: Path, tmp_path: Path, recover
 
 
 def test_scale_tunes_factors_biases_and_classifier_only(model: Path, tmp_path: Path) -> None:
-    config = configure(model, limit=None, target_macs=0.25, recover_steps=60)
+    config = configure(model, limit=None, target_macs=0.25, recover_steps=60, prune="basis")
     plain = compress(replace(config, output=tmp_path / "plain.onnx"))
     tuned = compress(replace(config, output=tmp_path / "tuned.onnx", recover="scale"))
     assert plain.recovery is None
@@ -249,6 +278,56 @@ def test_never_over_the_input(model: Path, how: str, option: str, *, dry_run: bo
     assert model.read_bytes() == content
 
 
+@pytest.mark.parametrize("option", ["output", "report"])
+@pytest.mark.parametrize("source", ["data", "val", "labels"])
+def test_never_over_images_or_labels(model: Path, tmp_path: Path, option: str, source: str) -> None:
+    path = tmp_path / ("labels.json" if source == "labels" else "images.npz")
+    path.write_bytes(b"mine")
+    with pytest.raises(OutputError, match=f"input --{source}"):
+        compress(configure(model, force=True, **{source: path, option: path}))
+    assert path.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("how", ["folder", "file"])
+def test_figures_on_the_calibration_images_are_refused(model: Path, tmp_path: Path, how: str) -> None:
+    path = CALIB
+    if how == "file":
+        path = tmp_path / "images.npz"
+        np.savez(path, x=np.zeros((4, 16, 16, 3), np.uint8))
+    with pytest.raises(ConfigError, match="--val and --data"):
+        compress(configure(model, data=path, val=path.parent / "." / path.name))
+
+
+def test_a_run_without_an_installed_version(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", find)
+    compress(configure(model, limit=20))
+    properties = {entry.key: entry.value for entry in onnx.load(model.with_name("digits.pruned.onnx")).metadata_props}
+    assert properties["basisprune.version"] == "unknown"
+
+
+def test_no_stage_goes_beyond_its_total(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the recovery starts again with a lower rate."""
+    monkeypatch.setattr(recovery, "_LEARNING_RATE", 30.0)
+    stages: list[list[Any]] = []
+
+    class Watcher(Listener):
+        def start(self, stage: str, total: float | None = None) -> None:
+            stages.append([stage, total, 0.0])
+
+        def advance(self, amount: float) -> None:
+            assert amount >= 0
+            stages[-1][2] += amount
+
+    compress(configure(model, limit=60, recover="scale", recover_steps=20), Watcher())
+    assert [stage for stage, _, _ in stages].count("recovery") > 1
+    for stage, total, done in stages:
+        assert done <= (total or 0.0) * (1 + 1e-9), stage
+    assert {stage: done for stage, _, done in stages}["benchmark"] == pytest.approx(1.0)
+
+
 def test_no_file_is_replaced_without_force(model: Path, tmp_path: Path) -> None:
     for option in ("output", "report"):
         path = tmp_path / option
@@ -291,7 +370,7 @@ def test_interruption_leaves_nothing(model: Path, tmp_path: Path, stage: str) ->
 def test_a_model_that_is_not_what_was_planned_is_not_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    real_serialize, real_rewrite = pipeline.serialize_model, pipeline.rewrite_network
+    real_serialize, real_cut = pipeline.serialize_model, pipeline.cut_network
 
     def corrupt(model: ModelProto) -> bytes:
         copy = ModelProto()
@@ -302,17 +381,17 @@ def test_a_model_that_is_not_what_was_planned_is_not_written(
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         return real_serialize(copy)
 
-    def forget(network: Any, bases: Any, plan: Any) -> tuple[ModelProto, dict[str, PairNames]]:
+    def forget(network: Any, assessment: Any, plan: Any) -> tuple[ModelProto, dict[str, PairNames]]:
         left = dict(list(plan.components.items())[1:])
-        return real_rewrite(network, bases, replace(plan, components=left))
+        return real_cut(network, assessment, replace(plan, components=left))
 
     if fault == "cost":
-        monkeypatch.setattr(pipeline, "rewrite_network", forget)
+        monkeypatch.setattr(pipeline, "cut_network", forget)
     else:
         monkeypatch.setattr(pipeline, "serialize_model", corrupt)
     files = list_files(tmp_path)
     with pytest.raises(ValidationError) as caught:
-        compress(configure(model, limit=60, report=tmp_path / "report.json"))
+        compress(configure(model, limit=60, prune="basis", report=tmp_path / "report.json"))
     assert "\n" not in str(caught.value)
     assert list_files(tmp_path) == files
 
@@ -424,6 +503,10 @@ def test_excluded_nodes_stay(model: Path) -> None:
     row = next(row for row in again.layers if row.name == name)
     assert not row.decomposed
     assert "--exclude" in row.reason
+    assert row.macs_before == row.macs_after
+    blocked = [group for group in again.groups if "--exclude" in group.blocked_by]
+    assert blocked
+    assert all(group.kept == group.channels for group in blocked)
     assert all(gate.passed for gate in again.gates)
 
 
@@ -432,13 +515,15 @@ def test_unknown_node_to_exclude_is_refused(model: Path) -> None:
         compress(configure(model, exclude=("nonsense",)))
 
 
+@pytest.mark.parametrize("prune", ["basis", "channels", "double"])
 @pytest.mark.parametrize("unit", ["macs", "params"])
-def test_unreachable_target_writes_the_smallest_model_and_fails_the_gate(model: Path, unit: str) -> None:
-    report = compress(configure(model, **{f"target_{unit}": 1e-4}))
+def test_unreachable_target_writes_the_smallest_model_and_fails_the_gate(model: Path, unit: str, prune: str) -> None:
+    report = compress(configure(model, prune=prune, **{f"target_{unit}": 1e-4}))
     (gate,) = report.gates
     assert not gate.passed
     assert gate.reached > gate.asked
     assert all(row.rank == 1 for row in report.layers if row.decomposed)
+    assert all(row.kept == 1 for row in report.groups if not row.blocked_by) or prune == "basis"
     assert count(model.with_name("digits.pruned.onnx")) == (report.compressed.macs, report.compressed.parameters)
 
 

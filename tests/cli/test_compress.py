@@ -22,6 +22,7 @@ from onnx_basisprune.results import (
     Accuracy,
     CompressionReport,
     Gate,
+    GroupReport,
     Interval,
     Latency,
     LayerReport,
@@ -45,7 +46,8 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "target_macs": (["--target-macs", "0.7"], 0.7),
     "target_params": (["--target-params", "0.6"], 0.6),
     "basis": (["--basis", "svd"], "svd"),
-    "prune": (["--prune", "basis"], "basis"),
+    "prune": (["--prune", "channels"], "channels"),
+    "rounds": (["--rounds", "4"], 4),
     "recover": (["--recover", "none"], "none"),
     "recover_steps": (["--recover-steps", "0"], 0),
     "augment": (["--augment", "shift+flip"], "shift+flip"),
@@ -83,7 +85,12 @@ def make_report(**changes: Any) -> CompressionReport:
         speedup=Speedup(2.0, 1.9, 2.1),
         drop_pp=Interval(1.5, 0.5, 2.5),
         layers=layers,
-        groups=(),
+        groups=(
+            GroupReport("conv1", 16, 10, ""),
+            GroupReport("conv2", 8, 8, ""),
+            GroupReport("fc", 10, 10, "it is an output"),
+            GroupReport("side", 4, 4, "it is an output"),
+        ),
         gates=(Gate("target_macs", 0.5, 0.5, True),),
         recovery=RecoveryReport("scale", 20, True, 0.04, 0.02),
         timings={},
@@ -192,7 +199,10 @@ def test_verbose_adds_layers_and_times(fake: FakeRun) -> None:
     conv1 = next(line for line in result.stdout.splitlines() if line.startswith("conv1"))
     assert "6 of 16" in conv1
     assert "1.00 M -> 400 k" in conv1
-    assert "Unchanged, depthwise: conv2" in result.stdout
+    assert "Not decomposed, depthwise: conv2" in result.stdout
+    assert ["conv1", "16", "10"] in [line.split() for line in result.stdout.splitlines()]
+    assert "All channels kept: conv2\n" in result.stdout
+    assert "Channels that must stay, it is an output: fc (10), side (4)\n" in result.stdout
     assert "gradient pass: 0.0 s" in result.stderr.splitlines()
 
 

@@ -31,6 +31,15 @@ def test_the_table_shows_nodes_with_weights_and_the_totals() -> None:
     assert not any(line and line[1:2] == ["Relu"] for line in lines)
 
 
+def test_channels_that_can_go_and_those_that_must_stay() -> None:
+    lines = run(str(MODEL)).stdout.splitlines()
+    assert "Coupled channels: 320 of 330 can go, in 8 groups." in lines
+    assert "Channels that must stay, it is an output of the model, logits: /classifier/Gemm (10)" in lines
+    excluded = run(str(MODEL), "--exclude", "/classifier/Gemm").stdout
+    assert "Coupled channels: 256 of 330 can go, in 7 groups." in excluded
+    assert "excluded by --exclude: /stages/stages.3/conv2/Conv (64)" in excluded
+
+
 def test_all_lists_every_node() -> None:
     graph = onnx.load(MODEL).graph
     shown = run(str(MODEL), "--all").stdout
@@ -46,6 +55,8 @@ def test_json_on_stdout_is_nothing_but_json() -> None:
     assert values["macs"] == sum(node["macs"] for node in values["nodes"]) == 5_485_184
     assert values["parameters"] == 170_058
     assert {node["op_type"] for node in values["nodes"] if node["eligible"]} == {"Conv"}
+    assert sum(group["channels"] for group in values["groups"] if not group["blocked_by"]) == 320
+    assert values["groups"][-1].keys() == {"name", "channels", "kept", "blocked_by"}
     assert values["inputs"] == [{"name": "image", "dtype": "float32", "shape": [None, 3, 16, 16]}]
 
 
