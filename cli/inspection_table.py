@@ -15,10 +15,7 @@ from onnx_basisprune.cli.numbers import (
     show_shape,
 )
 from onnx_basisprune.cli.tables import build_table, list_blocked, print_lines
-from onnx_basisprune.results import (
-    Inspection,
-    NodeInspection,
-)
+from onnx_basisprune.inspection_report import Inspection, NodeInspection
 
 
 def print_inspection(console: Console, inspection: Inspection, *, every_node: bool) -> None:

@@ -25,8 +25,9 @@ from onnx_basisprune.errors import (
     UnsupportedOpError,
     ValidationError,
 )
+from onnx_basisprune.inspection_report import Inspection
 from onnx_basisprune.progress import Progress
-from onnx_basisprune.results import BenchmarkReport, CompressionReport, EvaluationReport, Inspection
+from onnx_basisprune.results import BenchmarkReport, CompressionReport, EvaluationReport
 
 if TYPE_CHECKING:
     from onnx_basisprune.reporting.render_json import Report

@@ -11,9 +11,10 @@ from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.graph.model_io import load_model, read_opset
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.inspection_report import Inspection, NodeInspection, TensorInfo
 from onnx_basisprune.network import read_channels
 from onnx_basisprune.planning.types import ConvLayer, TensorSpec
-from onnx_basisprune.results import GroupReport, Inspection, NodeInspection, TensorInfo
+from onnx_basisprune.results import GroupReport
 
 
 def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequence[int] | None = None) -> Inspection:

@@ -11,7 +11,7 @@ from onnx import numpy_helper, parser
 
 from onnx_basisprune.errors import ConfigError, ModelError
 from onnx_basisprune.inspection import inspect_model
-from onnx_basisprune.results import NodeInspection
+from onnx_basisprune.inspection_report import NodeInspection
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17], producer_name: "maker", producer_version: "1.2">

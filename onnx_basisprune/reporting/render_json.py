@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from onnx_basisprune.results import BenchmarkReport, CompressionReport, EvaluationReport, Inspection
+from onnx_basisprune.inspection_report import Inspection
+from onnx_basisprune.results import BenchmarkReport, CompressionReport, EvaluationReport
 
 Report = CompressionReport | Inspection | EvaluationReport | BenchmarkReport
 
