@@ -77,3 +77,11 @@ def test_silence_takes_everything() -> None:
     recorder.note("n")
     recorder.warn("w")
     assert recorder.warnings == ["w"]
+
+
+def test_fractions_become_advances() -> None:
+    listener = Listener()
+    follow = progress.follow_fraction(listener)
+    for fraction in (0.25, 0.25, 1.0):
+        follow(fraction)
+    assert listener.told == [("advance", 0.25), ("advance", 0.0), ("advance", 0.75)]

@@ -227,3 +227,14 @@ def test_fillers_of_a_fixed_batch_do_not_count() -> None:
     assert fixed.held_out_loss_before == pytest.approx(free.held_out_loss_before, rel=1e-4)
     assert fixed.held_out_loss_after == pytest.approx(free.held_out_loss_after, rel=1e-2)
     assert first.keys() == second.keys()
+
+
+def test_each_attempt_counts_its_steps_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "_LEARNING_RATE", 30.0)
+    attempts = [0]
+    _, report = make_distillation().recover(
+        lambda steps: attempts.__setitem__(-1, attempts[-1] + steps), lambda: attempts.append(0)
+    )
+    assert len(attempts) > 1
+    assert max(attempts) <= SETTINGS.steps
+    assert sum(attempts) == report.steps
