@@ -96,7 +96,7 @@ def test_target_is_reached_as_predicted(model: Path, prune: str, basis: str, uni
     )
     before, after = (report.original.macs, macs) if unit == "macs" else (report.original.parameters, parameters)
     # The last cut is the first that meets the budget: at most one component or channel below it.
-    assert 0.97 * target < after / before <= target
+    assert (0.97 if prune == "basis" else 0.93) * target < after / before <= target
     (gate,) = report.gates
     assert (gate.name, gate.asked, gate.reached, gate.passed) == (f"target_{unit}", target, after / before, True)
     onnx.checker.check_model(onnx.load(written), full_check=True)
