@@ -1,111 +1,177 @@
-"""ResNet-20 on CIFAR-10 at several budgets: fisher and svd beside the published literal variant.
+"""Accuracy at several budgets: every basis and every kind of pruning, in one run.
 
     python benchmarks/accuracy.py --shared ../shared
+    python benchmarks/accuracy.py --shared ../shared --model vgg16_cifar10 --targets 0.5 0.35 0.2 --steps 0
 
-Prints top-1 on the 10,000 test images, basis pruning only, nothing tuned, then `--recover scale`, in one run. The
-literal variant (uncentred, b' = b) isn't an option of the tool; it is computed here with the library's own steps.
+Prints top-1 on the 10,000 test images of CIFAR-10, nothing tuned, for basis pruning with the `fisher` and `svd` bases
+and the published literal variant (uncentred, b' = b: not an option of the tool, but made of the library's own steps),
+for channel pruning with and without compensation, and for both together; then `--recover scale` at one budget.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from onnx_basisprune.assessment import Assessment, BasisKind, Calibration, Prune, assess_network
+from onnx_basisprune.budget import Budget, plan_cut
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
 from onnx_basisprune.config import CompressionConfig
-from onnx_basisprune.decomposition import BasisKind, find_bases, plan_ranks, read_network, rewrite_network
-from onnx_basisprune.graph.cost import measure_cost
+from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.graph.model_io import serialize_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import replace_initializers
-from onnx_basisprune.opening import Images, open_data, open_subject
+from onnx_basisprune.network import Network, read_network
+from onnx_basisprune.opening import open_data, open_subject
+from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.progress import Silence
 from onnx_basisprune.runtime.evaluation import evaluate, summarize_accuracy
 from onnx_basisprune.runtime.session import Session
 
-KINDS: tuple[BasisKind, ...] = ("fisher", "svd", "literal")
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    kind: BasisKind
+    prune: Prune
+    compensate: bool = True
 
 
-def measure_top1(content: bytes, head_kind: str, images: Images) -> float:
-    """Return top-1 in percent."""
-    predictions = evaluate(Session(content).predict, images.stream(500), head_kind)
-    return 100 * (summarize_accuracy(predictions).top1 or 0.0)
+ROWS = (
+    Row("basis, fisher", "fisher", "basis"),
+    Row("basis, svd", "svd", "basis"),
+    Row("basis, literal", "literal", "basis"),
+    Row("channels", "fisher", "channels"),
+    Row("channels, no compensation", "fisher", "channels", compensate=False),
+    Row("double", "fisher", "double"),
+    Row("double, no compensation", "fisher", "double", compensate=False),
+)
+RECOVERED = ("basis, fisher", "basis, svd", "channels", "double")
+
+
+class Bench:
+    """A network with its images."""
+
+    def __init__(self, shared: Path, model: str, limit: int, seed: int) -> None:
+        cifar = shared / "data" / "cifar10"
+        path = shared / "models" / f"{model}.onnx"
+        config = CompressionConfig(model=path, data=cifar / "calib", val=cifar / "test", limit=limit, seed=seed)
+        self.seed = seed
+        self.subject, self.images, test = open_data(open_subject(path), config, Silence())
+        self.test = [(batch.x, batch.y) for batch in test.stream(500)]
+        self.network: Network = read_network(normalize_model(self.subject.model), (1, 3, 32, 32), ())
+        self.calibration = Calibration(self.subject.head, lambda: self.images.stream(128), len(self.images), seed)
+
+    def measure_top1(self, content: bytes) -> float:
+        """Return top-1 in percent."""
+
+        class Batch:
+            def __init__(self, x: object, y: object) -> None:
+                self.x, self.y = x, y
+
+        predictions = evaluate(Session(content).predict, [Batch(x, y) for x, y in self.test], self.subject.head.kind)
+        return 100 * (summarize_accuracy(predictions).top1 or 0.0)
+
+    def compare_full_rank(self, assessment: Assessment) -> float:
+        """Return the largest output difference of the full-rank rewrite, relative to the largest output."""
+        plan = Plan({name: np.arange(len(basis.R)) for name, basis in assessment.bases.items()}, {})
+        model, _ = cut_network(self.network, assessment, plan)
+        x = self.images.load(np.arange(64))
+        before, after = (Session(serialize_model(item)).predict(x) for item in (self.subject.model, model))
+        return float(np.abs(before - after).max() / np.abs(before).max())
+
+    def recover(self, model: object, pairs: dict[str, object], steps: int) -> bytes:
+        """Tune scaling factors, biases and the classifier."""
+        student = extract_program(model)
+        distillation = Distillation(
+            self.network.program,
+            student,
+            self.subject.head,
+            find_classifier(student, self.subject.head),
+            {name: names.scaling for name, names in pairs.items()},
+            self.images.load,
+            len(self.images),
+            RecoverySettings(steps, 128, 128, "shift+flip", "nchw", self.seed),
+        )
+        arrays, _ = distillation.recover()
+        return serialize_model(replace_initializers(model, arrays))
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--model", default="resnet20_cifar10.onnx")
+    parser.add_argument("--model", default="resnet20_cifar10", choices=["resnet20_cifar10", "vgg16_cifar10"])
     parser.add_argument("--targets", type=float, nargs="+", default=[0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     parser.add_argument("--limit", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=300, help="steps of the recovery at 0.5; 0 for none")
+    parser.add_argument("--recover-at", type=float, default=0.5, help="the target that is recovered")
+    parser.add_argument("--steps", type=int, default=300, help="steps of the recovery; 0 for none")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plot", type=Path, help="also draw the table as an SVG (needs matplotlib)")
     arguments = parser.parse_args()
-    cifar = arguments.shared / "data" / "cifar10"
-    config = CompressionConfig(
-        model=arguments.shared / "models" / arguments.model,
-        data=cifar / "calib",
-        val=cifar / "test",
-        limit=arguments.limit,
-        seed=arguments.seed,
-    )
-    subject, calibration, test = open_data(open_subject(config.model), config, Silence())
-    normalized = normalize_model(subject.model)
-    network = read_network(subject.model, normalized, (1, 3, 32, 32), ())
-    print(f"original: {measure_top1(serialize_model(subject.model), subject.head.kind, test):.2f} %")
-    print(f"full rank, largest difference of outputs: {compare_full_rank(network, subject, calibration):.2e} relative")
-    print("top-1 in % on the test images, nothing tuned (counted MACs kept in brackets)")
+    bench = Bench(arguments.shared, arguments.model, arguments.limit, arguments.seed)
+    baseline = bench.measure_top1(serialize_model(bench.subject.model))
+    print(f"{arguments.model}: {baseline:.2f} %; top-1 in % at MACs kept (counted on the file), nothing tuned")
+    print(f"{'':26}" + "".join(f"{target:>14}" for target in arguments.targets))
+    curves: dict[str, list[tuple[float, float]]] = {}
     recovered = []
-    for kind in KINDS:
+    for row in ROWS:
         start = time.perf_counter()
-        bases, scores = find_bases(
-            network, subject.head, kind, lambda: calibration.stream(128), len(calibration), config.seed, Silence()
+        assessment = assess_network(
+            bench.network, bench.calibration, row.kind, row.prune, Silence(), compensate=row.compensate
         )
         seconds = time.perf_counter() - start
-        cells = []
+        curve = curves.setdefault(row.name, [])
         for target in arguments.targets:
-            allocation = plan_ranks(network, scores, "macs", target)
-            model, pairs = rewrite_network(network, bases, allocation.plan)
-            kept = measure_cost(model).macs / network.cost.macs
-            cells.append(f"{measure_top1(serialize_model(model), subject.head.kind, test):.1f} ({kept:.3f})")
-            if target == 0.5 and arguments.steps:
-                recovered.append((kind, model, pairs))
-        print(f"{kind:8} {'  '.join(cells)}   [both passes {seconds:.1f} s]", flush=True)
-    for kind, model, pairs in recovered:
-        student = extract_program(model)
-        settings = RecoverySettings(arguments.steps, 128, 128, "shift+flip", "nchw", config.seed)
-        weights = {name: names.scaling for name, names in pairs.items()}
+            planned = plan_cut(bench.network, assessment, row.prune, Budget("macs", target * bench.network.cost.macs))
+            model, pairs = cut_network(bench.network, assessment, planned.plan)
+            kept = planned.forecast.macs / bench.network.cost.macs
+            curve.append((kept, bench.measure_top1(serialize_model(model))))
+            if target == arguments.recover_at and arguments.steps and row.name in RECOVERED:
+                recovered.append((row.name, model, pairs))
+        cells = "".join(f"{f'{top1:.1f} ({kept:.3f})':>14}" for kept, top1 in curve)
+        print(f"{row.name:26}{cells}   [both passes {seconds:.1f} s]", flush=True)
+        if row.name == "basis, fisher":
+            print(f"  full rank: outputs differ by at most {bench.compare_full_rank(assessment):.1e} of the largest")
+    for name, model, pairs in recovered:
         start = time.perf_counter()
-        arrays, _ = Distillation(
-            network.program, student, subject.head, find_classifier(student, subject.head), weights,
-            calibration.load, len(calibration), settings,
-        ).recover()  # fmt: skip
-        tuned = serialize_model(replace_initializers(model, arrays))
+        top1 = bench.measure_top1(bench.recover(model, pairs, arguments.steps))
         print(
-            f"{kind:8} 0.5, --recover scale, {arguments.steps} steps: "
-            f"{measure_top1(tuned, subject.head.kind, test):.1f} %   [{time.perf_counter() - start:.0f} s]",
+            f"{name:26}{arguments.recover_at} of the MACs, --recover scale, {arguments.steps} steps: {top1:.1f} %   "
+            f"[{time.perf_counter() - start:.0f} s]",
             flush=True,
         )
+    if arguments.plot:
+        draw(arguments.plot, arguments.model, baseline, curves)
 
 
-def compare_full_rank(network, subject, calibration) -> float:  # type: ignore[no-untyped-def]
-    """Return the largest output difference of the full-rank rewrite, relative to the largest output."""
-    from onnx_basisprune.planning.types import Plan
+def draw(path: Path, model: str, baseline: float, curves: dict[str, list[tuple[float, float]]]) -> None:
+    """Draw accuracy against the multiply-adds kept."""
+    import matplotlib as mpl
 
-    bases, _ = find_bases(
-        network, subject.head, "fisher", lambda: calibration.stream(128), len(calibration), 0, Silence()
-    )
-    plan = Plan({name: np.arange(len(basis.R)) for name, basis in bases.items()})
-    model, _ = rewrite_network(network, bases, plan)
-    x = calibration.load(np.arange(64))
-    before, after = (Session(serialize_model(item)).predict(x) for item in (subject.model, model))
-    return float(np.abs(before - after).max() / np.abs(before).max())
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "basisprune"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    shown = {"double": "#0b6e4f", "basis, fisher": "#1f77b4", "basis, svd": "#b35900", "basis, literal": "#888888"}
+    for name, color in shown.items():
+        kept, top1 = zip(*curves[name], strict=True)
+        axes.plot(kept, top1, "o-", color=color, label=name)
+    axes.axhline(baseline, color="black", linewidth=0.8, linestyle=":", label="original")
+    axes.set(xlabel="multiply-adds kept", ylabel="top-1 accuracy, %", title=f"{model}, nothing tuned")
+    axes.invert_xaxis()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

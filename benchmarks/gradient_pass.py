@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from onnx_basisprune.assessment import Calibration, assess_network
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.gradient_pass import GradientPass, to_channels_last
 from onnx_basisprune.calibration.loss import flatten_logits, loss_gradient
@@ -28,8 +29,8 @@ from onnx_basisprune.config import CompressionConfig, PreprocessConfig
 from onnx_basisprune.data.batches import Batch
 from onnx_basisprune.data.dataset import open_dataset
 from onnx_basisprune.data.preprocess_options import resolve_preprocessing
-from onnx_basisprune.decomposition import Network, find_bases, read_network
 from onnx_basisprune.graph.normalize import normalize_model
+from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import Images, Subject, open_subject
 from onnx_basisprune.planning.basis import expand_mean, find_reduced_space, make_fisher_basis
 from onnx_basisprune.progress import Silence
@@ -49,7 +50,7 @@ def open_case(shared: Path, name: str) -> tuple[Subject, Network, Images]:
     preprocessing = resolve_preprocessing(PreprocessConfig(), subject.input, preset)
     images = Images(open_dataset(shared / "data" / data), preprocessing)
     shape = (1, *images.load(np.arange(1)).shape[1:])
-    return subject, read_network(subject.model, normalize_model(subject.model), shape, ()), images
+    return subject, read_network(normalize_model(subject.model), shape, ()), images
 
 
 def run_plain(executor: Executor, subject: Subject, batches: list[Batch], last: bool) -> None:
@@ -122,7 +123,8 @@ def run_passes(shared: Path, name: str, count: int) -> None:
     subject, network, images = open_case(shared, name)
     chosen = Images(images.dataset.draw(count, 0), images.preprocessing)
     size = CompressionConfig().batch_size
-    find_bases(network, subject.head, "fisher", lambda: chosen.stream(size), count, 0, Silence())
+    calibration = Calibration(subject.head, lambda: chosen.stream(size), count, 0)
+    assess_network(network, calibration, "fisher", "double", Silence())
     print(read_peak_memory() / 2**20)
 
 
