@@ -67,13 +67,22 @@ class _Watcher:
         return tensor
 
     def _hook(self, tensor: torch.Tensor, finish: GradientHook) -> None:
-        tensor.register_hook(lambda gradient: finish(self._cut(gradient)))  # type: ignore[no-untyped-call]
+        # The hook must not hold the watcher, which holds the tensor: in such a ring its memory would wait for the
+        # garbage collector.
+        rows, size = self._rows, self._size
+        tensor.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: finish(_cut_batch(gradient, rows, size))
+        )
 
     def _cut(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return what belongs to the first images of a filled-up batch; an image may own several rows (windows)."""
-        if self._rows == self._size or tensor.shape[0] % self._size:
-            return tensor
-        return tensor[: tensor.shape[0] // self._size * self._rows]
+        return _cut_batch(tensor, self._rows, self._size)
+
+
+def _cut_batch(tensor: torch.Tensor, rows: int, size: int) -> torch.Tensor:
+    """Return what belongs to the first images of a filled-up batch; an image may own several rows (windows)."""
+    if rows == size or tensor.shape[0] % size:
+        return tensor
+    return tensor[: tensor.shape[0] // size * rows]
 
 
 @dataclass(frozen=True)
