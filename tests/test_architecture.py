@@ -39,8 +39,6 @@ SEES = {
 }
 # Top-level modules that everyone may import must not import any room.
 FOUNDATIONS = FREE_MODULES | {"files", "progress"}
-# The step between the two runtimes compares PyTorch's tensors with onnxruntime's arrays.
-OWNED_BY_MODULES: dict[str, set[str]] = {"validation": {"torch"}}
 
 
 class Import(NamedTuple):
@@ -148,8 +146,7 @@ def test_rooms_import_only_what_lies_below_them(room: str) -> None:
 
 @pytest.mark.parametrize("module", TOP_MODULES)
 def test_top_level_modules_leave_outside_libraries_to_the_rooms(module: str) -> None:
-    allowed = OWNED_BY_MODULES.get(module, set())
-    assert {name: places for name, places in list_outside(module).items() if name not in allowed} == {}
+    assert list_outside(module) == {}
 
 
 @pytest.mark.parametrize("module", sorted(FOUNDATIONS))

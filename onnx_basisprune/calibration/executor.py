@@ -135,6 +135,12 @@ class Executor:
             del arguments, result, outputs
         return {name: values[name] for name in fetch}
 
+    def compute(self, inputs: Mapping[str, NDArray[Any]], fetch: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Compute tensors by name from arrays, as arrays and without gradients; see `run`."""
+        with torch.no_grad():
+            values = self.run({name: torch.from_numpy(array) for name, array in inputs.items()}, fetch)
+        return {name: values[name].numpy() for name in fetch}
+
     def _find_schedule(self, fetch: frozenset[str]) -> _Schedule:
         if fetch not in self._schedules:
             self._schedules[fetch] = self._plan_schedule(fetch)
