@@ -29,7 +29,6 @@ TORCH_TYPES: dict[int, torch.dtype] = {
     13: torch.uint64,
     16: torch.bfloat16,
 }
-_SIGNED_BY_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def find_torch_type(code: int) -> torch.dtype:

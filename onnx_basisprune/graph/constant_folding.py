@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from onnx_basisprune.graph.editing import ONNX_DOMAINS
+from onnx_basisprune.graph.editing import ONNX_DOMAINS, bypass_node
 
 # Deterministic and cheap; anything else is left to the runtime, which folds at load time.
 FOLDABLE_OPS = frozenset(
@@ -65,14 +65,7 @@ def fold_constants(graph: gs.Graph) -> None:
         values = _evaluate(node, graph.opset)
         if values is None:
             continue
-        constant = gs.Constant(node.outputs[0].name, values)
-        for reader in list(node.outputs[0].outputs):
-            for position, tensor in enumerate(reader.inputs):
-                if tensor is node.outputs[0]:
-                    reader.inputs[position] = constant
-        node.inputs.clear()
-        node.outputs.clear()
-        graph.nodes.remove(node)
+        bypass_node(graph, node, gs.Constant(node.outputs[0].name, values))
 
 
 def _is_constant(tensor: gs.Tensor) -> bool:

@@ -243,6 +243,18 @@ def _copy_field(target: ModelProto | GraphProto, name: str, value: object) -> No
         getattr(target, name).extend(value)
 
 
+def bypass_node(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> None:
+    """Remove a node, in place; whatever read its first output reads `tensor` instead."""
+    old = node.outputs[0]
+    for reader in list(old.outputs):
+        for position, read in enumerate(reader.inputs):
+            if read is old:
+                reader.inputs[position] = tensor
+    node.inputs.clear()
+    node.outputs.clear()
+    graph.nodes.remove(node)
+
+
 def make_unique(base: str, taken: Iterable[str]) -> str:
     """Return `base`, or `base.1`, `base.2`, … where it is taken."""
     names = taken if isinstance(taken, (set, frozenset, dict)) else set(taken)

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from onnx_basisprune.graph.constant_folding import fold_constants, read_constant
-from onnx_basisprune.graph.editing import edit_graph, list_names, make_unique
+from onnx_basisprune.graph.editing import bypass_node, edit_graph, list_names, make_unique
 from onnx_basisprune.graph.fold_affine import fold_affine_nodes
 from onnx_basisprune.graph.fold_sizes import fold_static_sizes
 
@@ -91,24 +91,13 @@ def _normalize_graph(graph: gs.Graph, taken: set[str]) -> None:
     fold_affine_nodes(graph, taken)
 
 
-def replace_tensor(old: gs.Tensor, new: gs.Tensor) -> None:
-    """Let every reader of `old` read `new`."""
-    for reader in list(old.outputs):
-        for position, tensor in enumerate(reader.inputs):
-            if tensor is old:
-                reader.inputs[position] = new
-
-
 def _remove_idle_nodes(graph: gs.Graph) -> None:
     """Remove Identity and inference-mode Dropout nodes whose outputs aren't needed by name."""
     outputs = {id(tensor) for tensor in graph.outputs}
     for node in list(graph.nodes):
         if not _is_idle(node) or any(id(tensor) in outputs for tensor in node.outputs):
             continue
-        replace_tensor(node.outputs[0], node.inputs[0])
-        node.inputs.clear()
-        node.outputs.clear()
-        graph.nodes.remove(node)
+        bypass_node(graph, node, node.inputs[0])
 
 
 def _is_idle(node: gs.Node) -> bool:
