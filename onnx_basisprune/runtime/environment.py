@@ -10,21 +10,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from onnx_basisprune.runtime.session import PROVIDER
+from onnx_basisprune.runtime.session import CPU, find_provider, flushes_subnormals
 
 _PACKAGES = ("basisprune", "onnx", "onnxruntime", "numpy", "torch")
 
 
-def describe_environment(threads: int | None) -> dict[str, Any]:
+def describe_environment(threads: int | None, provider: str = CPU) -> dict[str, Any]:
     """Describe machine, system and versions without importing what is only named.
 
     Args:
         threads: onnxruntime's intra-op threads; `None` is onnxruntime's default.
+        provider: onnxruntime's execution provider, see `runtime.session.find_provider`.
 
     Returns:
         Plain values for JSON: `cpu`, `logical_cores`, `physical_cores`, `usable_cores` (those that this
         process may run on), `system`, `machine`, `python`, `versions` (`None` for what isn't installed),
-        `execution_provider`, `threads`.
+        `execution_provider`, `threads`, `denormals` (as the calling thread treats them by now: a session
+        that it has built flushes them, where the processor has such a mode).
+
+    Raises:
+        ConfigError: There is no such execution provider.
     """
     import psutil
 
@@ -37,8 +42,9 @@ def describe_environment(threads: int | None) -> dict[str, Any]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "versions": {name: _find_version(name) for name in _PACKAGES},
-        "execution_provider": PROVIDER,
+        "execution_provider": find_provider(provider),
         "threads": threads,
+        "denormals": "flushed to zero" if flushes_subnormals() else "kept",
     }
 
 

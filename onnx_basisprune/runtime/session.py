@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_basisprune.errors import DataError, ModelError, quote
+from onnx_basisprune.errors import ConfigError, DataError, ModelError, quote
 from onnx_basisprune.planning.types import TensorSpec
 
-PROVIDER = "CPUExecutionProvider"
+CPU = "cpu"
+_PROVIDER_SUFFIX = "ExecutionProvider"
 
 # onnxruntime's element types whose numpy name isn't what stands between the brackets of "tensor(...)".
 _NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
@@ -21,14 +22,38 @@ _NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
 _LOG_FATAL = 4
 
 
+def find_provider(name: str) -> str:
+    """Return onnxruntime's own name of an execution provider.
+
+    Args:
+        name: Such as `cpu`, `CUDA` or `CUDAExecutionProvider`, in any case.
+
+    Raises:
+        ConfigError: The installed onnxruntime doesn't offer it.
+    """
+    import onnxruntime
+
+    offered: list[str] = onnxruntime.get_available_providers()
+    for provider in offered:
+        if name.lower() in (provider.lower(), provider.removesuffix(_PROVIDER_SUFFIX).lower()):
+            return provider
+    known = ", ".join(sorted(provider.removesuffix(_PROVIDER_SUFFIX).lower() for provider in offered))
+    raise ConfigError(
+        f"The installed onnxruntime has no execution provider {quote(name)}; expected one of {known}; choose "
+        "one of these, or install the onnxruntime package that offers it."
+    )
+
+
 class Session:
-    """An ONNX model, loaded into onnxruntime on the CPU.
+    """An ONNX model, loaded into onnxruntime; subnormal numbers count as zero in it.
 
     Args:
         model: The serialized model, or its file (needed where weights lie in files beside it).
         threads: Threads inside one operator; `None` leaves the choice to onnxruntime.
+        provider: Execution provider, see `find_provider`; what it can't run goes to the CPU.
         spin_between_runs: Whether the threads go on waiting busily after a run, as they do by default. Where
             several sessions take turns, they then fight for the cores.
+        profile_prefix: Where onnxruntime's profiler writes, without the end of the name; `None` for no profile.
 
     Attributes:
         inputs: What `run` must be fed; initializers that may be overridden are not among them.
@@ -36,10 +61,19 @@ class Session:
         fixed_batch: The first input's first dimension where the model fixes it, else `None`.
 
     Raises:
+        ConfigError: The execution provider isn't offered, or doesn't work on this machine.
         ModelError: onnxruntime can't read the model or has no kernel for one of its operators.
     """
 
-    def __init__(self, model: bytes | Path, *, threads: int | None = None, spin_between_runs: bool = True) -> None:
+    def __init__(
+        self,
+        model: bytes | Path,
+        *,
+        threads: int | None = None,
+        provider: str = CPU,
+        spin_between_runs: bool = True,
+        profile_prefix: Path | None = None,
+    ) -> None:
         import onnxruntime
 
         self._label = "the model" if isinstance(model, bytes) else quote(model)
@@ -48,9 +82,23 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = _LOG_FATAL
         options.add_session_config_entry("session.force_spinning_stop", "0" if spin_between_runs else "1")
+        # Subnormals slow a CPU down tenfold. For the pool's threads that holds session by session, for the
+        # calling thread the first session of the process decides: `flushes_subnormals` tells.
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        if profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_prefix)
         source = model if isinstance(model, bytes) else str(model)
+        wanted = find_provider(provider)
+        _cache_float_limits()
         with self._explained("onnxruntime can't load it", "check the file with onnx.checker"):
-            self._session = onnxruntime.InferenceSession(source, options, providers=[PROVIDER])
+            # By default a provider that fails is replaced, with prints to stdout.
+            self._session = onnxruntime.InferenceSession(source, options, providers=[wanted], enable_fallback=0)
+        if wanted not in self._session.get_providers():
+            raise ConfigError(
+                f"onnxruntime offers the execution provider {wanted}, but can't use it on this machine (a driver or "
+                f"library is missing); install what it needs, or choose {CPU}."
+            )
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = _LOG_FATAL
         self.inputs = tuple(_describe_tensor(value) for value in self._session.get_inputs())
@@ -75,6 +123,10 @@ class Session:
         with self._explained("onnxruntime can't run it", "check the input's shape and type"):
             results: list[NDArray[Any]] = self._session.run(names, dict(feeds), self._run_options)
         return results
+
+    def end_profiling(self) -> Path:
+        """Return the file that the profiler wrote, complete now; only where `profile_prefix` was given."""
+        return Path(self._session.end_profiling())
 
     def predict(self, x: NDArray[Any], output: str | None = None) -> NDArray[Any]:
         """Run a model of one input on any number of examples.
@@ -143,6 +195,17 @@ class Session:
             # A message opens with "[ONNXRuntimeError] : 1 : FAIL : ".
             reason = " ".join(str(error).split(" : ", 3)[-1].split())
             raise ModelError(f"{self._label}: {problem}: {quote(reason)}; {remedy}.") from error
+
+
+def flushes_subnormals() -> bool:
+    """Return whether the calling thread counts numbers below a type's normal range as zero."""
+    return bool(np.float32(np.finfo(np.float32).tiny) * np.float32(0.5) == 0)
+
+
+def _cache_float_limits() -> None:
+    """Have numpy find out its types' limits now: where subnormals are flushed, older releases warn about them."""
+    for kind in (np.float16, np.float32, np.float64):
+        np.finfo(kind)
 
 
 def _list_error_kinds() -> tuple[type[Exception], ...]:

@@ -1,12 +1,14 @@
 """The description of the machine is complete, plain and cheap."""
 
 import json
+import platform
 import subprocess
 import sys
 
 import onnxruntime
 import pytest
 
+from onnx_basisprune.errors import ConfigError
 from onnx_basisprune.runtime import environment
 from onnx_basisprune.runtime.environment import describe_environment
 
@@ -19,14 +21,36 @@ def test_describes_this_machine() -> None:
     assert described["logical_cores"] >= described["usable_cores"] >= 1
     assert described["versions"]["onnxruntime"] == onnxruntime.__version__
     assert list(described["versions"]) == ["basisprune", "onnx", "onnxruntime", "numpy", "torch"]
-    assert described["execution_provider"] in onnxruntime.get_available_providers()
+    assert described["execution_provider"] == "CPUExecutionProvider"
+
+
+def test_denormals_are_told_as_the_session_has_set_them() -> None:
+    # In a process of its own: there the first session decides.
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Neg (x) }"""
+    code = (
+        "import onnx; from onnx_basisprune.runtime.environment import describe_environment; "
+        "from onnx_basisprune.runtime.session import Session; "
+        "before = describe_environment(1)['denormals']; "
+        f"Session(onnx.parser.parse_model({text!r}).SerializeToString()); "
+        "print(before, describe_environment(1)['denormals'], sep='|')"
+    )
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    # onnxruntime can set the mode on x86 only.
+    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    assert result.stdout.strip() == f"kept|{'flushed to zero' if on_x86 else 'kept'}"
+
+
+def test_names_the_provider_in_full() -> None:
+    assert describe_environment(None, "CPU")["execution_provider"] == "CPUExecutionProvider"
+    with pytest.raises(ConfigError, match="no execution provider 'none'"):
+        describe_environment(None, "none")
 
 
 def test_imports_none_of_what_it_names() -> None:
     code = (
         "import sys; from onnx_basisprune.runtime.environment import describe_environment; "
         "describe_environment(None); "
-        "print(sorted({'torch', 'onnx', 'onnxruntime', 'scipy'} & set(sys.modules)))"
+        "print(sorted({'torch', 'onnx', 'scipy'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

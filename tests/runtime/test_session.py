@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_basisprune.errors import DataError, ModelError
+from onnx_basisprune.errors import ConfigError, DataError, ModelError
 from onnx_basisprune.planning.types import TensorSpec
-from onnx_basisprune.runtime.session import Session
+from onnx_basisprune.runtime.session import Session, find_provider
 
 
 def build_model(signature: str, body: str = "y = MatMul (x, w)") -> bytes:
@@ -142,3 +142,30 @@ def test_refuses_to_predict_with_several_inputs() -> None:
     two = build_model("(float[N, 3] x, float[N, 3] q) => (float[N, 2] y)", "z = Add (x, q) y = MatMul (z, w)")
     with pytest.raises(ModelError, match="2 inputs \\('x', 'q'\\)"):
         Session(two).predict(draw_inputs(1))
+
+
+@pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider", "cpuexecutionprovider"])
+def test_providers_are_found_by_short_and_long_names(name: str) -> None:
+    assert find_provider(name) == "CPUExecutionProvider"
+    assert len(Session(DYNAMIC, provider=name).predict(draw_inputs(2))) == 2
+
+
+def test_an_unknown_provider_is_refused_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "Odd"])
+    assert find_provider("cuda") == "CUDAExecutionProvider"
+    assert find_provider("odd") == "Odd"
+    for name in ("cpu", "", "Execution"):
+        with pytest.raises(ConfigError, match="expected one of cuda, odd") as caught:
+            Session(DYNAMIC, provider=name)
+        check_one_line(str(caught.value))
+
+
+def test_a_provider_that_does_not_work_here_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A release built for a GPU offers its provider on any machine, and leaves it out where no driver is found.
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.InferenceSession.get_providers", lambda _: ["OtherExecutionProvider"])
+    with pytest.raises(ConfigError, match="offers the execution provider CPUExecutionProvider, but can't use it"):
+        Session(DYNAMIC)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,117 @@
+"""Where a run's time goes, node by node, by onnxruntime's own profiler."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnx_basisprune.errors import OutputError, quote
+from onnx_basisprune.runtime.session import CPU, Session
+
+_KERNEL_SUFFIX = "_kernel_time"
+# Their time holds that of the nodes in their subgraphs, which the profiler lists as well.
+_CONTROL_FLOW = ("If", "Loop", "Scan")
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """What one node of onnxruntime's optimised graph takes.
+
+    Attributes:
+        name: onnxruntime's name: that of the model's node where it was left as it was; `<tensor>_nchwc` where it
+            was moved to the blocked layout, after the output of the node or of what was fused into it; `ReorderInput…`
+            and the like where onnxruntime put it in.
+        op_type: Its operator, such as `Conv`, `FusedConv` or `ReorderOutput`.
+        microseconds: Median over the runs of the kernel's time, in whole or half microseconds. The profiler's own time
+            lies outside.
+    """
+
+    name: str
+    op_type: str
+    microseconds: float
+
+
+def profile_nodes(
+    model: bytes | Path,
+    feeds: Mapping[str, NDArray[Any]],
+    *,
+    threads: int | None = None,
+    provider: str = CPU,
+    runs: int = 30,
+    warmup: int = 5,
+) -> tuple[NodeTime, ...]:
+    """Run a model under onnxruntime's profiler.
+
+    The profiler slows the run as a whole down (some 10 µs per node): what counts are the shares.
+
+    Args:
+        model: The serialized model, or its file.
+        feeds: An array for every input, by name.
+        threads: onnxruntime's intra-op threads; `None` is onnxruntime's default.
+        provider: Execution provider, see `runtime.session.find_provider`.
+        runs: Runs that count, at least 1.
+        warmup: Runs before them.
+
+    Returns:
+        The nodes of the optimised graph in the order in which they ran; nodes of subgraphs count with the If, Loop or
+        Scan that holds them.
+
+    Raises:
+        ConfigError: There is no such execution provider.
+        ModelError: The model can't be loaded or run.
+        OutputError: The profile can't be written to the system's folder for temporary files.
+    """
+    # On Windows a file that is still open can't be removed; that must not hide why a run failed.
+    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
+        session = Session(model, threads=threads, provider=provider, profile_prefix=Path(folder, "profile"))
+        try:
+            for _ in range(warmup + runs):
+                session.run(feeds)
+        finally:
+            path = session.end_profiling()
+        events = _read_events(path)
+    return _summarize_nodes(events, warmup)
+
+
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the profiler's events."""
+    try:
+        # Node names may hold any character.
+        events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8", errors="replace"), strict=False)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"onnxruntime's profile {quote(path)} can't be read back ({quote(error)}); expected JSON; check that the "
+            "folder for temporary files has room."
+        ) from error
+    return events
+
+
+def _summarize_nodes(events: Iterable[Mapping[str, Any]], warmup: int) -> tuple[NodeTime, ...]:
+    """Return each node's median over the runs after the warm-up."""
+    kernels = [event for event in events if event.get("cat") == "Node" and str(event["name"]).endswith(_KERNEL_SUFFIX)]
+    durations: dict[tuple[str, str], list[int]] = {}
+    for event in _drop_subgraphs(sorted(kernels, key=lambda event: int(event["ts"]))):
+        # onnxruntime refuses models in which two nodes have the same name.
+        key = str(event["name"]).removesuffix(_KERNEL_SUFFIX), str(event["args"]["op_name"])
+        durations.setdefault(key, []).append(int(event["dur"]))
+    return tuple(NodeTime(*key, float(median(times[warmup:]))) for key, times in durations.items())
+
+
+def _drop_subgraphs(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return events, sorted by their start, without those that lie within a control flow node's."""
+    kept, end = [], -1
+    for event in events:
+        start = int(event["ts"])
+        if start < end:
+            continue
+        kept.append(event)
+        if event["args"]["op_name"] in _CONTROL_FLOW:
+            end = start + int(event["dur"])
+    return kept
