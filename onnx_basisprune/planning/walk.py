@@ -10,76 +10,17 @@ anew when its turn comes, and it goes back into the queue where another has beco
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-UNDECOMPOSED = -1
+from onnx_basisprune.planning.terms import UNDECOMPOSED, ChannelOffer, LayerTerm, WeightTerm
 
-
-@dataclass(frozen=True)
-class WeightTerm:
-    """A weight that isn't decomposed: it costs `unit` times the product of its axes' sizes.
-
-    Attributes:
-        unit: Cost per element; sizes of axes that never change are in it.
-        axes: Indices of the axes that can lose channels.
-    """
-
-    unit: float
-    axes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class LayerTerm:
-    """A Conv that can be decomposed: `unit·K·O` undecomposed, `unit·r·(K + O) + pair_extra·O` as a pair.
-
-    Attributes:
-        unit: Cost per weight element.
-        kernel: Weight elements per input channel, so that `K = kernel · inputs`.
-        inputs: Index of the input channels' axis.
-        outputs: Index of the output channels' axis.
-        pair_extra: Cost per output channel that only a pair has (a bias that the Conv lacks).
-        lost: `[n + 1]`, the loss of keeping the best `r` components.
-    """
-
-    unit: float
-    kernel: int
-    inputs: int
-    outputs: int
-    pair_extra: float
-    lost: NDArray[np.float64]
-
-    def cost(self, sizes: NDArray[np.int64], rank: int) -> float:
-        """Return the cost of a form, `UNDECOMPOSED` or a rank."""
-        fan_in, out = self.kernel * int(sizes[self.inputs]), int(sizes[self.outputs])
-        if rank == UNDECOMPOSED:
-            return self.unit * fan_in * out
-        return self.unit * rank * (fan_in + out) + self.pair_extra * out
-
-    def costs(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the costs of the ranks 1 to n."""
-        fan_in, out = self.kernel * int(sizes[self.inputs]), int(sizes[self.outputs])
-        ranks = np.arange(1, len(self.lost), dtype=np.float64)
-        costs: NDArray[np.float64] = self.unit * ranks * (fan_in + out) + self.pair_extra * out
-        return costs
-
-
-@dataclass(frozen=True)
-class ChannelOffer:
-    """One coupled channel.
-
-    Attributes:
-        channel: Its class.
-        loss: What its removal adds.
-        touches: `(axis, positions)`: how much smaller each axis gets.
-    """
-
-    channel: int
-    loss: float
-    touches: tuple[tuple[int, int], ...]
+# Offers of a group that are tried together where fewer save nothing.
+_LOOK_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -136,7 +77,7 @@ class Walk:
         for name, layer in layers.items():
             for axis in {layer.inputs, layer.outputs}:
                 self._layers_on[axis].append(name)
-        self.cost = fixed + sum(self._weight_cost(term) for term in weights)
+        self.cost = fixed + sum(term.cost(self._sizes) for term in weights)
         self.cost += sum(layer.cost(self._sizes, UNDECOMPOSED) for layer in layers.values())
         self._queue: list[tuple[float, int, str, str]] = []
         self._order = {("layer", name): index for index, name in enumerate(layers)}
@@ -158,7 +99,7 @@ class Walk:
             if kind == "layer":
                 self._take_rank(name, budget)
             else:
-                self._take_channel(name)
+                self._take_channels(name)
             self._offer(kind, name)
         return self._finish(budget)
 
@@ -176,11 +117,8 @@ class Walk:
         if kind == "layer":
             found = self._find_rank(name)
             return None if found is None else found[1]
-        offer = self._next_channel(name)
-        if offer is None:
-            return None
-        saved = self._channel_saving(offer)
-        return offer.loss / saved if saved > 0 else None
+        offer = self._next_channels(name)
+        return None if offer is None else offer.loss / self._channel_saving(offer)
 
     def _find_rank(self, name: str) -> tuple[int, float] | None:
         """Return the rank with the best slope among a layer's cheaper forms, and the slope."""
@@ -209,57 +147,65 @@ class Walk:
         self._rank[name] = rank
         self.cost += float(costs[rank - 1]) - now
 
-    def _next_channel(self, name: str) -> ChannelOffer | None:
-        """Return a group's next channel that leaves something of every axis."""
-        offers = self._groups[name]
-        if self._taken[name] >= len(offers) - 1:
-            return None
-        offer = offers[self._taken[name]]
-        return offer if all(self._sizes[axis] > count for axis, count in offer.touches) else None
+    def _next_channels(self, name: str) -> ChannelOffer | None:
+        """Return the fewest of a group's next channels that save something and leave something of every axis.
+
+        Measured costs fall in steps: one offer alone may save nothing.
+        """
+        offers, taken = self._groups[name], self._taken[name]
+        for count in range(1, min(_LOOK_AHEAD, len(offers) - taken - 1) + 1):
+            offer = _merge_offers(offers[taken : taken + count])
+            if any(self._sizes[axis] <= positions for axis, positions in offer.touches):
+                return None
+            if self._channel_saving(offer) > 0:
+                return offer
+        return None
 
     def _channel_saving(self, offer: ChannelOffer) -> float:
-        """Return what removing a channel saves."""
+        """Return what removing channels saves."""
         before = self._cost_on(offer)
         self._resize(offer, -1)
         after = self._cost_on(offer)
         self._resize(offer, 1)
         return before - after
 
-    def _take_channel(self, name: str) -> None:
-        """Remove a group's next channel; a pair that no longer pays becomes one Conv again."""
-        offer = self._groups[name][self._taken[name]]
+    def _take_channels(self, name: str) -> None:
+        """Remove a group's next channels; a pair that no longer pays becomes one Conv again."""
+        offer = self._next_channels(name)
+        if offer is None:
+            return
         self.cost -= self._channel_saving(offer)
-        self._taken[name] += 1
+        left = len(offer.channels)
+        while left > 0:
+            left -= len(self._groups[name][self._taken[name]].channels)
+            self._taken[name] += 1
         self._resize(offer, -1)
-        for layer_name in {item for axis, _ in offer.touches for item in self._layers_on[axis]}:
+        for layer_name in self._list_layers(offer):
             layer, rank = self._layers[layer_name], self._rank[layer_name]
-            whole = layer.cost(self._sizes, UNDECOMPOSED)
-            if rank != UNDECOMPOSED and whole <= layer.cost(self._sizes, rank):
-                self.cost += whole - layer.cost(self._sizes, rank)
+            if rank != UNDECOMPOSED and not layer.pays(self._sizes, rank):
+                self.cost += layer.cost(self._sizes, UNDECOMPOSED) - layer.cost(self._sizes, rank)
                 self._rank[layer_name] = UNDECOMPOSED
                 self._offer("layer", layer_name)
+
+    def _list_layers(self, offer: ChannelOffer) -> list[str]:
+        """Return the layers that channels touch, in an order that is the same in every run."""
+        return sorted({name for axis, _ in offer.touches for name in self._layers_on[axis]})
 
     def _resize(self, offer: ChannelOffer, sign: int) -> None:
         for axis, count in offer.touches:
             self._sizes[axis] += sign * count
 
     def _cost_on(self, offer: ChannelOffer) -> float:
-        """Return the cost of all that a channel touches."""
-        weights = {index for axis, _ in offer.touches for index in self._weights_on[axis]}
-        layers = {name for axis, _ in offer.touches for name in self._layers_on[axis]}
-        return sum(self._weight_cost(self._weights[index]) for index in weights) + sum(
-            self._layers[name].cost(self._sizes, self._rank[name]) for name in layers
+        """Return the cost of all that channels touch."""
+        weights = sorted({index for axis, _ in offer.touches for index in self._weights_on[axis]})
+        return sum(self._weights[index].cost(self._sizes) for index in weights) + sum(
+            self._layers[name].cost(self._sizes, self._rank[name]) for name in self._list_layers(offer)
         )
-
-    def _weight_cost(self, term: WeightTerm) -> float:
-        cost = term.unit
-        for axis in term.axes:
-            cost *= float(self._sizes[axis])
-        return cost
 
     def _finish(self, budget: float) -> WalkResult:
         ranks = {name: rank for name, rank in self._rank.items() if rank != UNDECOMPOSED}
-        removed = [offer.channel for name, offers in self._groups.items() for offer in offers[: self._taken[name]]]
+        taken = [offer for name, offers in self._groups.items() for offer in offers[: self._taken[name]]]
+        removed = [channel for offer in taken for channel in offer.channels]
         losses = {
             name: 0.0 if rank == UNDECOMPOSED else float(self._layers[name].lost[rank])
             for name, rank in self._rank.items()
@@ -267,11 +213,12 @@ class Walk:
         return WalkResult(ranks, tuple(removed), losses, self.cost, self.cost <= budget)
 
 
-def accumulate_losses(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return `lost[r]`, the sum of all but the `r` best scores, `[n + 1]`; summed from the small end."""
-    return np.concatenate([np.cumsum(np.sort(scores))[::-1], [0.0]])
-
-
-def select_best(scores: NDArray[np.float64], rank: int) -> NDArray[np.int64]:
-    """Return the indices of the `rank` highest scores, ascending; of equal ones the first."""
-    return np.sort(np.argsort(-scores, kind="stable")[:rank]).astype(np.int64)
+def _merge_offers(offers: Sequence[ChannelOffer]) -> ChannelOffer:
+    """Return offers that are taken together as one."""
+    if len(offers) == 1:
+        return offers[0]
+    touches: Counter[int] = Counter()
+    for offer in offers:
+        touches.update(dict(offer.touches))
+    channels = tuple(channel for offer in offers for channel in offer.channels)
+    return ChannelOffer(channels, sum(offer.loss for offer in offers), tuple(touches.items()))

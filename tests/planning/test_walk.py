@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_basisprune.planning.walk import (
+from onnx_basisprune.planning.prices import CountedPrice
+from onnx_basisprune.planning.terms import (
     UNDECOMPOSED,
     ChannelOffer,
     LayerTerm,
-    Walk,
-    WalkResult,
     WeightTerm,
     accumulate_losses,
     select_best,
 )
+from onnx_basisprune.planning.walk import Walk, WalkResult
 
 SCORES = st.lists(st.one_of(st.just(0.0), st.sampled_from([1.0, 2.0]), st.floats(1e-12, 1e3)), min_size=2, max_size=9)
 
@@ -33,7 +33,7 @@ def make_layers(all_scores: Mapping[str, Sequence[float]], kernels: Sequence[int
     sizes, layers = [], {}
     for (name, scores), kernel in zip(all_scores.items(), kernels, strict=True):
         lost = accumulate_losses(np.array(scores))
-        layers[name] = LayerTerm(1.0, kernel, len(sizes), len(sizes) + 1, 0.0, lost)
+        layers[name] = LayerTerm(CountedPrice(1.0, kernel), len(sizes), len(sizes) + 1, lost)
         sizes += [1, len(scores)]
     return np.array(sizes, dtype=np.int64), layers
 
@@ -131,7 +131,7 @@ def test_nothing_to_walk_over() -> None:
 
 
 def test_a_bias_that_only_pairs_have_counts() -> None:
-    layer = LayerTerm(1.0, 9, 0, 1, 1.0, accumulate_losses(np.ones(4)))
+    layer = LayerTerm(CountedPrice(1.0, 9, 1.0), 0, 1, accumulate_losses(np.ones(4)))
     sizes = np.array([1, 4], dtype=np.int64)
     # 36 against 13·r + 4.
     assert layer.costs(sizes).tolist() == [17.0, 30.0, 43.0, 56.0]
@@ -176,7 +176,7 @@ class Chain:
         self.sizes = np.array(widths, dtype=np.int64)
         self.layers = {
             f"c{k}": LayerTerm(
-                float(rng.integers(1, 5)), kernel, k, k + 1, float(k % 3 == 0),
+                CountedPrice(float(rng.integers(1, 5)), kernel, float(k % 3 == 0)), k, k + 1,
                 accumulate_losses(rng.exponential(size=min(widths[k] * kernel, widths[k + 1]))),
             )
             for k in range(0, len(widths) - 1, 2)
@@ -185,7 +185,7 @@ class Chain:
         self.weights += [WeightTerm(1.0, (k,)) for k in range(1, len(widths) - 1)]
         self.groups = {
             f"g{k}": [
-                ChannelOffer(100 * k + index, loss, ((k, 1),))
+                ChannelOffer((100 * k + index,), loss, ((k, 1),))
                 for index, loss in enumerate(np.sort(rng.exponential(size=widths[k])).tolist())
             ]
             for k in range(1, len(widths) - 1)
@@ -199,17 +199,18 @@ class Chain:
         for offers in self.groups.values():
             for offer in offers:
                 for axis, count in offer.touches:
-                    sizes[axis] -= count * (offer.channel in result.removed)
+                    sizes[axis] -= count * (offer.channels[0] in result.removed)
         return sizes
 
     def count_cost(self, result: WalkResult) -> float:
         sizes = self.count_left(result)
         total = sum(term.unit * np.prod([float(sizes[axis]) for axis in term.axes]) for term in self.weights)
         for name, layer in self.layers.items():
-            inner, outer = layer.kernel * int(sizes[layer.inputs]), int(sizes[layer.outputs])
+            price = layer.price
+            inner, outer = price.kernel * int(sizes[layer.inputs]), int(sizes[layer.outputs])
             rank = result.ranks.get(name)
-            total += layer.unit * (inner * outer if rank is None else rank * (inner + outer))
-            total += 0.0 if rank is None else layer.pair_extra * outer
+            total += price.unit * (inner * outer if rank is None else rank * (inner + outer))
+            total += 0.0 if rank is None else price.pair_extra * outer
         return float(total)
 
 
@@ -230,7 +231,7 @@ def test_walks_with_channels_keep_their_books(widths: list[int], kernel: int, se
     left = chain.count_left(result)
     assert (left >= 1).all()
     for name, offers in chain.groups.items():
-        gone = [offer.channel in result.removed for offer in offers]
+        gone = [offer.channels[0] in result.removed for offer in offers]
         assert sum(gone) < len(offers), name
         # Least score first.
         assert gone == sorted(gone, reverse=True)
@@ -249,9 +250,9 @@ def test_walks_with_channels_keep_their_books(widths: list[int], kernel: int, se
 
 def test_a_pair_that_stops_paying_becomes_one_conv_again() -> None:
     """Cheap components go first, then nearly all inputs: what is left costs less as one Conv."""
-    layer = LayerTerm(1.0, 1, 0, 1, 0.0, accumulate_losses(np.r_[np.full(5, 1e9), np.zeros(11)]))
+    layer = LayerTerm(CountedPrice(1.0, 1), 0, 1, accumulate_losses(np.r_[np.full(5, 1e9), np.zeros(11)]))
     sizes = np.array([16, 16], dtype=np.int64)
-    group = {"inputs": [ChannelOffer(index, 1.0, ((0, 1),)) for index in range(16)]}
+    group = {"inputs": [ChannelOffer((index,), 1.0, ((0, 1),)) for index in range(16)]}
     before = Walk(sizes, [], {"conv": layer}, group).run(161.0)
     assert (before.ranks, before.removed) == ({"conv": 5}, ())  # 5·32 = 160 against 256
     after = Walk(sizes, [], {"conv": layer}, group).run(64.0)
@@ -263,28 +264,28 @@ def test_a_pair_that_stops_paying_becomes_one_conv_again() -> None:
 def test_every_axis_keeps_a_channel() -> None:
     """Two groups share an axis; none may take the axis' last channel even though each has more to give."""
     groups = {
-        "a": [ChannelOffer(1, 0.1, ((0, 3),)), ChannelOffer(2, 0.2, ((1, 1),))],
-        "b": [ChannelOffer(3, 0.3, ((0, 3),)), ChannelOffer(4, 0.4, ((1, 1),))],
+        "a": [ChannelOffer((1,), 0.1, ((0, 3),)), ChannelOffer((2,), 0.2, ((1, 1),))],
+        "b": [ChannelOffer((3,), 0.3, ((0, 3),)), ChannelOffer((4,), 0.4, ((1, 1),))],
     }
     result = Walk(np.array([6, 4]), [WeightTerm(1.0, (0,)), WeightTerm(1.0, (1,))], {}, groups).run(0.0)
     assert (result.removed, result.cost, result.reached) == ((1,), 3 + 4, False)
 
 
 def test_a_group_keeps_its_last_channel() -> None:
-    group = {"g": [ChannelOffer(index, 0.0, ((0, 1),)) for index in range(3)]}
+    group = {"g": [ChannelOffer((index,), 0.0, ((0, 1),)) for index in range(3)]}
     result = Walk(np.array([10]), [WeightTerm(2.0, (0,))], {}, group).run(0.0)
     assert (result.removed, result.cost) == ((0, 1), 16.0)
 
 
 def test_channels_that_save_nothing_stay() -> None:
-    group = {"g": [ChannelOffer(index, 0.0, ()) for index in range(3)]}
+    group = {"g": [ChannelOffer((index,), 0.0, ()) for index in range(3)]}
     assert Walk(np.array([10]), [WeightTerm(2.0, (0,))], {}, group).run(0.0).removed == ()
 
 
 def test_the_better_slope_goes_first() -> None:
     """A channel saves 10 for a loss of 1, a component 80 for a loss of 4: the component is the better bargain."""
-    layer = LayerTerm(1.0, 72, 0, 1, 0.0, accumulate_losses(np.array([100.0] * 6 + [2.0, 2.0])))
-    group = {"g": [ChannelOffer(index, 1.0, ((2, 1),)) for index in range(4)]}
+    layer = LayerTerm(CountedPrice(1.0, 72), 0, 1, accumulate_losses(np.array([100.0] * 6 + [2.0, 2.0])))
+    group = {"g": [ChannelOffer((index,), 1.0, ((2, 1),)) for index in range(4)]}
     sizes, weights = np.array([1, 8, 4]), [WeightTerm(10.0, (2,))]
     cheap = Walk(sizes, weights, {"conv": layer}, group).run(576 + 40 - 96)
     assert (cheap.ranks, cheap.removed) == ({"conv": 6}, ())

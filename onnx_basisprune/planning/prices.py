@@ -1,0 +1,232 @@
+"""What forms of a Conv cost by their channel counts: counted by formula, or measured and interpolated.
+
+onnxruntime's time is a staircase in the channel counts: a count that isn't a multiple of the SIMD block is filled up to
+it, one that isn't a multiple of 4 may leave the blocked layout altogether (METHOD section 5). Measured prices are
+therefore interpolated only between counts of the same *alignment class*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Vector = NDArray[np.float64]
+
+# Of the largest count: where prices are measured. Time is nearly linear in between.
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_QUAD = 4
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """All that the time of one Conv depends on.
+
+    Attributes:
+        in_channels: `C_in`.
+        out_channels: `C_out`.
+        kernel: Its size, one number per spatial axis.
+        strides: The same.
+        dilations: The same.
+        pads: ONNX's `pads`, `()` where `auto_pad` says it.
+        auto_pad: ONNX's `auto_pad`.
+        group: Number of groups.
+        input_size: The input's spatial size.
+        activation: op_type of the activation that follows, `""` for none.
+        adds: Whether another tensor is added before it.
+        batch: Images in one run.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    auto_pad: str
+    group: int
+    input_size: tuple[int, ...]
+    activation: str = ""
+    adds: bool = False
+    batch: int = 1
+
+    def with_channels(self, in_channels: int, out_channels: int) -> ConvShape:
+        """Return the same Conv with other channel counts."""
+        return replace(self, in_channels=in_channels, out_channels=out_channels)
+
+    @property
+    def key(self) -> str:
+        """A readable name, the same for the same shape in every run."""
+        parts = [
+            f"{self.batch}x{self.in_channels}x{_join(self.input_size)}",
+            f"{self.out_channels}o",
+            f"k{_join(self.kernel)}",
+            f"s{_join(self.strides)}",
+            f"d{_join(self.dilations)}",
+            f"p{_join(self.pads)}" if self.pads else self.auto_pad,
+            f"g{self.group}",
+            self.activation,
+            "add" if self.adds else "",
+        ]
+        return " ".join(part for part in parts if part)
+
+
+def _join(numbers: Iterable[int]) -> str:
+    return "x".join(str(number) for number in numbers)
+
+
+def classify_count(count: ArrayLike, block: int) -> NDArray[np.int64]:
+    """Return the alignment class of channel counts: the largest of block, 4 and 1 that divides them."""
+    counts = np.asarray(count, dtype=np.int64)
+    quads = np.where(counts % min(_QUAD, block) == 0, min(_QUAD, block), 1)
+    return np.where(counts % block == 0, block, quads)
+
+
+def choose_counts(admissible: Iterable[int], block: int) -> tuple[int, ...]:
+    """Return the channel counts to measure: of each alignment class a few that span its admissible counts.
+
+    Args:
+        admissible: The counts that a plan may choose.
+        block: The SIMD block of the machine.
+    """
+    counts = np.array(sorted(set(admissible)), dtype=np.int64)
+    classes = classify_count(counts, block)
+    chosen: set[int] = set()
+    for members in (counts[classes == kind] for kind in np.unique(classes)):
+        wanted = members[0] + np.array(_SHARES) * (members[-1] - members[0])
+        chosen.update(int(members[np.argmin(np.abs(members - value))]) for value in wanted)
+    return tuple(sorted(chosen))
+
+
+class MeasuredGrid:
+    """Times of one Conv for any channel counts, from measured ones.
+
+    Args:
+        times: `(in_channels, out_channels)` → time in any unit; all pairs of the counts that occur.
+        block: The SIMD block of the machine.
+    """
+
+    def __init__(self, times: Mapping[tuple[int, int], float], block: int) -> None:
+        self._block = block
+        self._ins = _split_classes({pair[0] for pair in times}, block)
+        self._outs = _split_classes({pair[1] for pair in times}, block)
+        self._times = {
+            (a, b): np.array([[times[i, o] for o in outs.tolist()] for i in ins.tolist()])
+            for a, ins in self._ins.items()
+            for b, outs in self._outs.items()
+        }
+
+    def at(self, in_channels: ArrayLike, out_channels: ArrayLike) -> Vector:
+        """Return times, interpolated between the measured counts of the same alignment classes.
+
+        A count of a class that wasn't measured takes the time of the next multiple of the block.
+        """
+        ins, outs = np.broadcast_arrays(np.asarray(in_channels), np.asarray(out_channels))
+        found = np.empty(ins.shape)
+        ins, in_classes = self._place(ins, self._ins)
+        outs, out_classes = self._place(outs, self._outs)
+        for (a, b), table in self._times.items():
+            here = (in_classes == a) & (out_classes == b)
+            if here.any():
+                found[here] = _interpolate(table, self._ins[a], self._outs[b], ins[here], outs[here])
+        return found
+
+    def _place(
+        self, counts: NDArray[np.int64], measured: Mapping[int, NDArray[np.int64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the counts to look up and their classes, both among the measured ones."""
+        classes = classify_count(counts, self._block)
+        known = np.isin(classes, list(measured))
+        filled = np.where(known, counts, -(-counts // self._block) * self._block)
+        return filled, np.where(known, classes, self._block if self._block in measured else max(measured))
+
+
+def _split_classes(counts: set[int], block: int) -> dict[int, NDArray[np.int64]]:
+    """Return the counts of each alignment class, ascending."""
+    ordered = np.array(sorted(counts), dtype=np.int64)
+    classes = classify_count(ordered, block)
+    return {int(kind): ordered[classes == kind] for kind in np.unique(classes)}
+
+
+def _interpolate(
+    table: Vector, ins: NDArray[np.int64], outs: NDArray[np.int64], at_in: NDArray[np.int64], at_out: NDArray[np.int64]
+) -> Vector:
+    """Interpolate a table `[ins, outs]` linearly in both counts; beyond its ends it stays constant."""
+    i, u = _locate(ins, at_in)
+    o, v = _locate(outs, at_out)
+    i_next, o_next = np.minimum(i + 1, len(ins) - 1), np.minimum(o + 1, len(outs) - 1)
+    low = (1 - v) * table[i, o] + v * table[i, o_next]
+    high = (1 - v) * table[i_next, o] + v * table[i_next, o_next]
+    result: Vector = (1 - u) * low + u * high
+    return result
+
+
+def _locate(points: NDArray[np.int64], at: NDArray[np.int64]) -> tuple[NDArray[np.int64], Vector]:
+    """Return the index of the measured count at or below each count, and the part of the way to the next one."""
+    index = np.clip(np.searchsorted(points, at, side="right") - 1, 0, len(points) - 1)
+    following = np.minimum(index + 1, len(points) - 1)
+    span = np.maximum(points[following] - points[index], 1)
+    return index, np.clip((at - points[index]) / span, 0.0, 1.0)
+
+
+class Price(Protocol):
+    """What the forms of one Conv cost."""
+
+    def whole(self, in_channels: int, out_channels: int) -> float:
+        """Return the cost of the undecomposed Conv."""
+
+    def pair(self, in_channels: int, ranks: NDArray[Any], out_channels: int) -> Vector:
+        """Return the costs of pairs of these ranks."""
+
+
+@dataclass(frozen=True)
+class CountedPrice:
+    """Multiply-adds or parameters by formula: `unit·K·O` undecomposed, `unit·r·(K + O) + pair_extra·O` as a pair.
+
+    Attributes:
+        unit: Cost per weight element.
+        kernel: Weight elements per input channel, so that `K = kernel · in_channels`.
+        pair_extra: Cost per output channel that only a pair has (a bias that the Conv lacks).
+    """
+
+    unit: float
+    kernel: int
+    pair_extra: float = 0.0
+
+    def whole(self, in_channels: int, out_channels: int) -> float:
+        """Return the cost of the undecomposed Conv."""
+        return self.unit * self.kernel * in_channels * out_channels
+
+    def pair(self, in_channels: int, ranks: NDArray[Any], out_channels: int) -> Vector:
+        """Return the costs of pairs of these ranks."""
+        costs: Vector = self.unit * ranks * float(self.kernel * in_channels + out_channels)
+        return costs + self.pair_extra * out_channels
+
+
+@dataclass(frozen=True)
+class MeasuredPrice:
+    """Time from measured grids.
+
+    Attributes:
+        conv: The undecomposed Conv.
+        basis: The basis conv, by input channels and rank.
+        scaling: The 1×1 scaling conv, by rank and output channels.
+        factor: What the Conv took within the model over what it takes alone.
+    """
+
+    conv: MeasuredGrid
+    basis: MeasuredGrid
+    scaling: MeasuredGrid
+    factor: float
+
+    def whole(self, in_channels: int, out_channels: int) -> float:
+        """Return the time of the undecomposed Conv."""
+        return self.factor * float(self.conv.at(in_channels, out_channels))
+
+    def pair(self, in_channels: int, ranks: NDArray[Any], out_channels: int) -> Vector:
+        """Return the times of pairs of these ranks."""
+        ranks = np.asarray(ranks, dtype=np.int64)
+        return self.factor * (self.basis.at(in_channels, ranks) + self.scaling.at(ranks, out_channels))
