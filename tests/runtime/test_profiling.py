@@ -83,5 +83,5 @@ def test_a_damaged_profile_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text('[{"cat" : "Node",')
     with pytest.raises(OutputError, match=r"profile\.json' can't be read back") as caught:
-        profiling._read_events(path)
+        profiling.read_events(path)
     assert len(str(caught.value).splitlines()) == 1

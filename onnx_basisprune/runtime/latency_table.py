@@ -1,0 +1,106 @@
+"""What layers and models take on this machine, measured once and kept.
+
+A table holds for one CPU, onnxruntime version, execution provider and number of threads. The one in the user's cache
+folder grows from run to run; one that a file pins is read, never changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnx_basisprune.errors import ConfigError, quote
+from onnx_basisprune.files import write_atomically
+
+_FORMAT_VERSION = 1
+
+
+@dataclass
+class LatencyTable:
+    """Measured times, in microseconds; the profiler's own cost is taken off.
+
+    Attributes:
+        environment: What they hold for.
+        block: Channels that onnxruntime computes at once: other counts are filled up to a multiple of it; 1 where it
+            doesn't.
+        overhead: What the profiler adds to each node.
+        layers: `ConvShape.key` → time of the layer.
+        models: Digest of a model → node name → time; `""` is what belongs to no node.
+        scales: Digest of a model → measured over predicted time of what was last made of it.
+        pinned: Whether it came from a file that must not change: nothing can be added.
+    """
+
+    environment: dict[str, Any]
+    block: int
+    overhead: float
+    layers: dict[str, float] = field(default_factory=dict)
+    models: dict[str, dict[str, float]] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
+    pinned: bool = False
+
+    def render(self) -> str:
+        """Return the table as JSON; the same content gives the same text."""
+        content = {key: value for key, value in asdict(self).items() if key != "pinned"}
+        return json.dumps({"format_version": _FORMAT_VERSION, **content}, indent=1, sort_keys=True) + "\n"
+
+    def digest(self) -> str:
+        """Return the SHA-256 of `render`."""
+        return hashlib.sha256(self.render().encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the table, with what another process has added to the file in the meantime.
+
+        Raises:
+            OutputError: The file can't be written.
+        """
+        other = read_table(path)
+        if other is not None and _is_same(other, self):
+            self.layers = {**other.layers, **self.layers}
+            self.models = {**other.models, **self.models}
+            self.scales = {**other.scales, **self.scales}
+        write_atomically(self.render().encode(), path, force=True)
+
+
+def _is_same(one: LatencyTable, other: LatencyTable) -> bool:
+    return (one.environment, one.block) == (other.environment, other.block)
+
+
+def read_table(path: Path) -> LatencyTable | None:
+    """Read a table; `None` where there is none, or the file is damaged or of another format."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format_version") != _FORMAT_VERSION:
+            return None
+        table = LatencyTable(**content)
+        numbers = [table.overhead, *table.layers.values(), *table.scales.values()]
+        numbers += [time for times in table.models.values() for time in times.values()]
+        whole = isinstance(table.block, int) and table.block >= 1 and isinstance(table.environment, dict)
+        return table if whole and all(isinstance(number, (int, float)) for number in numbers) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def read_pinned_table(path: Path) -> LatencyTable:
+    """Read a table that the user names; it may be another machine's.
+
+    Raises:
+        ConfigError: It can't be read.
+    """
+    table = read_table(path)
+    if table is None:
+        raise ConfigError(
+            f"--latency-table {quote(path)} is not a latency table of this version; expected a file that an earlier "
+            "run wrote; name a file that doesn't exist yet to make one."
+        )
+    table.pinned = True
+    return table
+
+
+def name_table(environment: Mapping[str, Any]) -> str:
+    """Return the file name of the table for an environment."""
+    digest = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()
+    return f"latency-{digest[:16]}.json"
