@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.errors import OutputError, quote
 from onnx_basisprune.files import check_writable
+from onnx_basisprune.graph.model_io import name_data_file
 
 
 def choose_output(config: CompressionConfig) -> Path | None:
@@ -40,3 +42,28 @@ def check_not_input(path: Path, config: CompressionConfig, option: str) -> None:
             raise OutputError(
                 f"{quote(path)} is the input {what}, which is never written over: choose another {option}."
             )
+
+
+def check_data_files(output: Path, files: Sequence[Path], config: CompressionConfig) -> None:
+    """Refuse to write over the files that hold the input's weights, or over what lies where the output's would go.
+
+    Args:
+        output: Where the compressed model goes.
+        files: The input model's files, its own first; the output's weights go to a second file where the input's do.
+        config: `report` and `force`.
+
+    Raises:
+        OutputError: Output, report or the output's second file is one of the input's, or the last exists without
+            `force` or is the report.
+    """
+    data = name_data_file(output)
+    for path, option in ((output, "-o"), (data, "-o"), (config.report, "--report")):
+        if path is not None and path.exists() and any(path.samefile(file) for file in files[1:]):
+            raise OutputError(
+                f"{quote(path)} holds weights of the input model, which are never written over: "
+                f"choose another {option}."
+            )
+    if len(files) > 1:
+        if config.report is not None and data.resolve() == config.report.resolve():
+            raise OutputError(f"{quote(data)} can't be both weights and the report: choose another --report.")
+        check_writable(data, force=config.force)

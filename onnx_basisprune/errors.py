@@ -52,3 +52,9 @@ def quote(name: object) -> str:
     if len(text) > _LONGEST_QUOTE:
         text = f"{text[:_LONGEST_QUOTE]}…"
     return f"'{text}'"
+
+
+def summarize_error(error: BaseException) -> str:
+    """Return an outside library's message as one short line, quoted."""
+    lines = str(error).strip().splitlines()
+    return quote((lines[0] if lines else type(error).__name__).rstrip(". "))

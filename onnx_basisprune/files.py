@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from onnx_basisprune.errors import OutputError, quote
+
+_BLOCK_BYTES = 2**24
 
 
 def write_atomically(content: bytes, path: Path, *, force: bool) -> None:
@@ -20,26 +26,11 @@ def write_atomically(content: bytes, path: Path, *, force: bool) -> None:
     Raises:
         OutputError: The folder doesn't exist or can't be written, or the file exists and `force` is false.
     """
-    check_writable(path, force=force)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
-        ) as stream:
-            temporary = Path(stream.name)
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # NamedTemporaryFile makes the file private to its owner; a result gets the ordinary rights.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{quote(path)} can't be written: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    with make_staging_folder(path, force=force) as folder:
+        staged = folder / path.name
+        with _explained(path):
+            staged.write_bytes(content)
+        publish_files([staged], force=force)
 
 
 def check_writable(path: Path, *, force: bool) -> None:
@@ -54,3 +45,92 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise OutputError(f"{quote(path)} is a folder; expected a file name.")
     if path.exists() and not force:
         raise OutputError(f"{quote(path)} exists already: choose another name or add --force.")
+
+
+@contextmanager
+def make_staging_folder(path: Path, *, force: bool) -> Iterator[Path]:
+    """Make a hidden folder beside a result, in which its files are written and tried before they get their names.
+
+    Args:
+        path: Where the result goes.
+        force: Whether it may exist.
+
+    Yields:
+        The folder; it is gone afterwards, with all that is left in it.
+
+    Raises:
+        OutputError: As `check_writable`, or the folder can't be made.
+    """
+    check_writable(path, force=force)
+    with _explained(path):
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish_files(staged: Sequence[Path], *, force: bool) -> tuple[Path, ...]:
+    """Move finished files out of their staging folder, into the one that it lies in.
+
+    Where there are several, nobody ever sees the first with others than its own: an old first file goes before its
+    companions are replaced, and the new one comes last.
+
+    Args:
+        staged: The files, all in one staging folder; the first refers to the others.
+        force: Replace existing files.
+
+    Returns:
+        The final files, in the same order.
+
+    Raises:
+        OutputError: A file exists and `force` is false, or can't be replaced; then all is as it was before.
+    """
+    staging = staged[0].parent
+    final = tuple(staging.parent / path.name for path in staged)
+    for path in final:
+        check_writable(path, force=force)
+    existing = [path for path in final if path.exists()]
+    former = {path: staging / f"{path.name}.former" for path in existing if len(final) > 1}
+    with _explained(final[0]):
+        for path in staged:
+            with path.open("rb+") as stream:
+                os.fsync(stream.fileno())
+        try:
+            for path, aside in former.items():
+                path.replace(aside)
+            for source, path in zip(reversed(staged), reversed(final), strict=True):
+                source.replace(path)
+        except BaseException:
+            for path in final:
+                if path not in existing:
+                    path.unlink(missing_ok=True)
+            for path, aside in reversed(former.items()):
+                if aside.exists():
+                    aside.replace(path)
+            raise
+    return final
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the system's errors into an `OutputError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{quote(path)} can't be written: {error.strerror or error}.") from error
+
+
+def count_bytes(files: Iterable[Path]) -> int:
+    """Return the size of some files together."""
+    return sum(path.stat().st_size for path in files)
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of some files' contents one after the other, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()

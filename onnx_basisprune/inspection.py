@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from onnx_basisprune.errors import ConfigError
+from onnx_basisprune.files import count_bytes
 from onnx_basisprune.graph.cost import ModelCost, NodeCost, measure_cost
 from onnx_basisprune.graph.layers import list_conv_layers
-from onnx_basisprune.graph.model_io import load_model, read_opset
+from onnx_basisprune.graph.model_io import read_model, read_opset
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.inspection_report import Inspection, NodeInspection, TensorInfo
@@ -36,14 +37,14 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
     """
     if input_shape is not None and (not input_shape or min(input_shape) < 1):
         raise ConfigError(f"--input-shape is {list(input_shape)}; expected whole numbers over 0.")
-    model = load_model(path)
+    model, files = read_model(path)
     program = extract_program(model)
     normalized = normalize_model(model)
     shapes = {program.inputs[0].name: input_shape} if program.inputs and input_shape is not None else None
     cost = measure_cost(normalized, shapes)
     return Inspection(
         model=str(path),
-        file_bytes=path.stat().st_size,
+        file_bytes=count_bytes(files),
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         opset=read_opset(model),
         ir_version=model.ir_version,

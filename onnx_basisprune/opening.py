@@ -17,7 +17,7 @@ from onnx_basisprune.data.detection import Detection, detect_preprocessing
 from onnx_basisprune.data.preprocess import Preprocessing
 from onnx_basisprune.errors import ConfigError, ModelError, quote
 from onnx_basisprune.graph.head import find_head
-from onnx_basisprune.graph.model_io import load_model
+from onnx_basisprune.graph.model_io import read_model
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.planning.types import Head, TensorSpec
 from onnx_basisprune.progress import Progress
@@ -38,13 +38,13 @@ class Subject:
     """A model that can be asked for predictions.
 
     Attributes:
-        path: Its file.
+        files: Its file, and those beside it that its weights lie in.
         model: As read.
         session: onnxruntime's view of it.
         head: Where the scores come from; `probe_head` settles a `logits` head.
     """
 
-    path: Path
+    files: tuple[Path, ...]
     model: ModelProto
     session: Session
     head: Head
@@ -88,12 +88,12 @@ def open_subject(path: Path, threads: int | None = None) -> Subject:
     Raises:
         ModelError: The file can't be read, or isn't a model with one image input and class scores.
     """
-    model = load_model(path)
+    model, files = read_model(path)
     program = extract_program(model)
     if len(program.inputs) != 1:
         names = ", ".join(quote(spec.name) for spec in program.inputs) or "none"
         raise ModelError(f"{quote(path)} has {len(program.inputs)} inputs ({names}); expected one, for the images.")
-    return Subject(path, model, Session(path, threads=threads), find_head(program))
+    return Subject(files, model, Session(path, threads=threads), find_head(program))
 
 
 def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -> tuple[Subject, Images, Images]:

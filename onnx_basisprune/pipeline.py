@@ -6,9 +6,9 @@ measure → report → gates
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +22,12 @@ from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.cutting import cut_network
-from onnx_basisprune.destination import choose_output
+from onnx_basisprune.destination import check_data_files, choose_output
 from onnx_basisprune.errors import DataError
-from onnx_basisprune.files import write_atomically
+from onnx_basisprune.files import count_bytes, hash_files, make_staging_folder, publish_files, write_atomically
 from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.head import find_classifier
-from onnx_basisprune.graph.model_io import serialize_model
+from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers, set_metadata
@@ -79,11 +79,13 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     output = choose_output(config)
     recorder.start("opening")
     subject, images, validation = open_data(open_subject(config.model, config.threads), config, recorder)
+    if output is not None:
+        check_data_files(output, subject.files, config)
     baseline = measure_baseline(subject, validation, config, recorder)
     images.dataset.check_labels(baseline.class_count)
     sample = validation.load(np.arange(min(7, len(validation))))
     network = read_network(normalize_model(subject.model), (1, *sample.shape[1:]), config.exclude)
-    original = measure_original(network, subject, baseline, config)
+    original = measure_original(network, subject, baseline)
     fixed_batch = find_fixed_batch(network, subject, sample)
     calibration = Calibration(
         subject.head,
@@ -116,22 +118,21 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
         model, recovery = recover(network, model, pairs, calibration, images, config, recorder)
         set_metadata(model, describe_metadata(config, onnx_basisprune.__version__, original, report.compressed))
         recorder.start("validating")
-        content = serialize_model(model)
-        validate_model(model, content, subject.model, sample, report.compressed)
-        write_atomically(content, output, force=config.force)
+        with make_staging_folder(output, force=config.force) as folder:
+            staged = save_model(model, folder / output.name, external_data=len(subject.files) > 1)
+            validate_model(model, staged[0], subject.model, sample, report.compressed)
+            files = publish_files(staged, force=config.force)
         report = replace(report, recovery=recovery)
-        report = measure_result(report, content, subject, baseline, validation, config, recorder)
+        report = measure_result(report, files, subject, baseline, validation, config, recorder)
     return finish_report(report, network, config, recorder)
 
 
-def measure_original(
-    network: Network, subject: Subject, baseline: Predictions, config: CompressionConfig
-) -> ModelMeasurement:
+def measure_original(network: Network, subject: Subject, baseline: Predictions) -> ModelMeasurement:
     """Return the original's size and accuracy; parameters are those of the file, before anything was folded."""
     return ModelMeasurement(
         network.cost.macs,
         measure_cost(subject.model, network.input_shapes).parameters,
-        config.model.stat().st_size,
+        count_bytes(subject.files),
         network.cost.uncounted_ops,
         accuracy=summarize_accuracy(baseline),
     )
@@ -214,7 +215,7 @@ def recover(
 
 def measure_result(
     report: CompressionReport,
-    content: bytes,
+    files: Sequence[Path],
     subject: Subject,
     baseline: Predictions,
     validation: Images,
@@ -222,27 +223,24 @@ def measure_result(
     recorder: Recorder,
 ) -> CompressionReport:
     """Evaluate and time the compressed model against the original."""
-    compressed = replace(subject, session=Session(content, threads=config.threads))
+    compressed = replace(subject, session=Session(files[0], threads=config.threads))
     predictions = predict_all(compressed, validation, config.batch_size, "evaluating", recorder)
     recorder.start("benchmark", 1.0)
     image_shape = validation.load(np.arange(1)).shape[1:]
     settings = BenchmarkSettings(threads=config.threads, seed=config.seed)
     timing = benchmark_pair(
-        config.model, content, image_shape=image_shape, settings=settings, progress=follow_fraction(recorder)
+        config.model, files[0], image_shape=image_shape, settings=settings, progress=follow_fraction(recorder)
     )
     for warning in timing.warnings:
         recorder.warn(warning)
-    digests = {
-        "original_sha256": hashlib.sha256(config.model.read_bytes()).hexdigest(),
-        "compressed_sha256": hashlib.sha256(content).hexdigest(),
-    }
+    digests = {"original_sha256": hash_files(subject.files), "compressed_sha256": hash_files(files)}
     return replace(
         report,
         environment={**report.environment, **digests},
         original=replace(report.original, latency=timing.a),
         compressed=replace(
             report.compressed,
-            file_bytes=len(content),
+            file_bytes=count_bytes(files),
             latency=timing.b,
             accuracy=summarize_accuracy(predictions, baseline),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx_basisprune.errors import ValidationError
 from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.model_io import passes_full_check, read_opset
 from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.planning.types import TensorSpec
 from onnx_basisprune.results import ModelMeasurement
 from onnx_basisprune.runtime.session import Session
 
@@ -24,19 +26,19 @@ _BATCH_SIZES = (1, 7)
 
 def validate_model(
     compressed: ModelProto,
-    serialized: bytes,
+    written: bytes | Path,
     original: ModelProto,
     images: NDArray[Any],
     predicted: ModelMeasurement,
 ) -> None:
-    """Check the bytes that are about to be written.
+    """Check the file that is about to become the result.
 
-    They must pass `onnx.checker` in full (where the original did), keep inputs, outputs and opset, cost exactly what
+    It must pass `onnx.checker` in full (where the original did), keep inputs, outputs and opset, cost exactly what
     the plan predicted, and give in onnxruntime what PyTorch computes, with batches of 1 and of 7.
 
     Args:
         compressed: The compressed model.
-        serialized: The same as bytes.
+        written: The same, serialized or in a file.
         original: The model as it was given.
         images: Model input that was never calibrated on, up to 7 images are used.
         predicted: Multiply-adds and parameters as planned.
@@ -46,8 +48,8 @@ def validate_model(
     """
     if passes_full_check(original) and not passes_full_check(compressed):
         raise ValidationError("the compressed model fails onnx.checker; the original passes: please report this.")
-    before, after = extract_program(original), extract_program(compressed)
-    if (before.inputs, before.outputs) != (after.inputs, after.outputs):
+    after = extract_program(compressed)
+    if _read_interface(original) != (after.inputs, after.outputs):
         raise ValidationError("the compressed model's inputs or outputs differ from the original's.")
     if read_opset(original) != read_opset(compressed):
         raise ValidationError("the compressed model's opset differs from the original's.")
@@ -57,12 +59,18 @@ def validate_model(
             f"the compressed model has {cost.macs:,} MACs and {cost.parameters:,} parameters; the plan predicted "
             f"{predicted.macs:,} and {predicted.parameters:,}."
         )
-    _compare_runtimes(serialized, Executor(after), images)
+    _compare_runtimes(written, Executor(after), images)
 
 
-def _compare_runtimes(serialized: bytes, executor: Executor, images: NDArray[Any]) -> None:
+def _read_interface(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return a model's inputs and outputs."""
+    program = extract_program(model)
+    return program.inputs, program.outputs
+
+
+def _compare_runtimes(written: bytes | Path, executor: Executor, images: NDArray[Any]) -> None:
     """Run the same images in onnxruntime and in PyTorch."""
-    session = Session(serialized)
+    session = Session(written)
     name, output = session.inputs[0].name, session.outputs[0].name
     sizes = _BATCH_SIZES if session.fixed_batch is None else (session.fixed_batch,)
     for size in sizes:

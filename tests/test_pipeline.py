@@ -372,16 +372,16 @@ def test_interruption_leaves_nothing(model: Path, tmp_path: Path, stage: str) ->
 def test_a_model_that_is_not_what_was_planned_is_not_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    real_serialize, real_cut = pipeline.serialize_model, pipeline.cut_network
+    real_save, real_cut = pipeline.save_model, pipeline.cut_network
 
-    def corrupt(model: ModelProto) -> bytes:
+    def corrupt(model: ModelProto, path: Path, *, external_data: bool) -> tuple[Path, ...]:
         copy = ModelProto()
         copy.CopyFrom(model)
         tensor = next(t for t in copy.graph.initializer if t.name.endswith(".basis"))
         values = numpy_helper.to_array(tensor).copy()
         values[0] = np.nan if fault == "nan" else values[0] + 1.0
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        return real_serialize(copy)
+        return real_save(copy, path, external_data=external_data)
 
     def forget(network: Any, assessment: Any, plan: Any) -> tuple[ModelProto, dict[str, PairNames]]:
         left = dict(list(plan.components.items())[1:])
@@ -390,7 +390,7 @@ def test_a_model_that_is_not_what_was_planned_is_not_written(
     if fault == "cost":
         monkeypatch.setattr(pipeline, "cut_network", forget)
     else:
-        monkeypatch.setattr(pipeline, "serialize_model", corrupt)
+        monkeypatch.setattr(pipeline, "save_model", corrupt)
     files = list_files(tmp_path)
     with pytest.raises(ValidationError) as caught:
         compress(configure(model, limit=60, prune="basis", report=tmp_path / "report.json"))

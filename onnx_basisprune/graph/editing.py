@@ -22,10 +22,13 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from onnx_basisprune.graph.tensors import copy_without
+
 # graph-surgeon prints its warnings on stdout, where our results go.
 G_LOGGER.severity = G_LOGGER.CRITICAL
 
 ONNX_DOMAINS = ("", "ai.onnx")
+_BODY = ("node", "initializer", "sparse_initializer", "value_info", "quantization_annotation")
 _OPAQUE = "Opaque"
 _FIRST_IR_WITH_OVERRIDABLE_INPUTS = 4
 _PLAIN_TYPES = frozenset(
@@ -161,8 +164,7 @@ def _carry_over(original: ModelProto, before: GraphProto, after: GraphProto) -> 
     """Return the original with the changes between the skeleton's graph `before` and `after`."""
     originals = {node.name: node for node in original.graph.node}
     sketches = {node.name: node for node in before.node}
-    result = ModelProto()
-    result.CopyFrom(_without_body(original))
+    result = copy_without(original, _BODY)
     graph = result.graph
     for node in after.node:
         kept = originals.get(node.name)
@@ -220,27 +222,6 @@ def _is_same_tensor(before: TensorProto, after: TensorProto) -> bool:
         return False
     old, new = onnx.numpy_helper.to_array(before), onnx.numpy_helper.to_array(after)
     return old.tobytes() == new.tobytes()
-
-
-def _without_body(model: ModelProto) -> ModelProto:
-    """Copy the header, inputs, outputs and functions, without the heavy parts of the graph."""
-    header = ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            _copy_field(header, field.name, value)
-    body = ("node", "initializer", "sparse_initializer", "value_info", "quantization_annotation")
-    for field, value in model.graph.ListFields():
-        if field.name not in body:
-            _copy_field(header.graph, field.name, value)
-    return header
-
-
-def _copy_field(target: ModelProto | GraphProto, name: str, value: object) -> None:
-    """Copy one protobuf field, whether scalar or repeated."""
-    if isinstance(value, (str, int, bytes)):
-        setattr(target, name, value)
-    else:
-        getattr(target, name).extend(value)
 
 
 def bypass_node(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> None:

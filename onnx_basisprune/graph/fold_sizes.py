@@ -17,7 +17,8 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx_basisprune.graph.constant_folding import FOLDABLE_OPS, evaluate_node
 from onnx_basisprune.graph.editing import ONNX_DOMAINS, list_overridable
 from onnx_basisprune.graph.model_io import read_opset
-from onnx_basisprune.graph.shapes import SHAPE_TYPES, infer_dimensions, is_shape_operand
+from onnx_basisprune.graph.shapes import SHAPE_TYPES, infer_dimensions
+from onnx_basisprune.graph.tensors import is_shape_operand
 
 _UNKNOWN = np.iinfo(np.int64).min
 _MOVING_OPS = frozenset({"Concat", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"})

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import DecodeError, Message
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from google.protobuf.message import DecodeError, EncodeError, Message
+from onnx import ModelProto, TensorProto
 
-from onnx_basisprune.errors import ModelError, quote
+from onnx_basisprune.errors import ModelError, OutputError, quote, summarize_error
+from onnx_basisprune.graph.external_data import can_be_external, load_external_data, write_external_data
+from onnx_basisprune.graph.tensors import copy_without_weights, iterate_tensors
 
 OLDEST_OPSET = 7
-_PROTOBUF_LIMIT = 2**31 - 1
+# Protobuf takes 2 GiB in all; what isn't a weight gets an eighth of it.
+_LARGEST_FILE = 7 * 2**28
 
 
 def load_model(path: Path) -> ModelProto:
+    """Read and check an ONNX file, external data included; see `read_model`."""
+    return read_model(path)[0]
+
+
+def read_model(path: Path) -> tuple[ModelProto, tuple[Path, ...]]:
     """Read and check an ONNX file, external data included.
 
     Args:
         path: The file; external data may lie in its folder only.
 
     Returns:
-        The model with all tensor data in memory.
+        The model with all tensor data in memory, and the files that it was read from, `path` first.
 
     Raises:
         ModelError: The file is missing, isn't a valid ONNX model, uses an opset outside 7 to the newest
@@ -34,7 +41,7 @@ def load_model(path: Path) -> ModelProto:
         # Without the format, onnx would go by the file's extension.
         model = onnx.load_model(path, format="protobuf", load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
-        raise ModelError(f"{quote(path)} can't be read as an ONNX model ({_summarize(error)}).") from error
+        raise ModelError(f"{quote(path)} can't be read as an ONNX model ({summarize_error(error)}).") from error
     if not model.HasField("graph") or not model.graph.node:
         raise ModelError(f"{quote(path)} has no graph; expected an ONNX model: is it another kind of file?")
     _check_opset(model, path)
@@ -44,13 +51,13 @@ def load_model(path: Path) -> ModelProto:
             f"{quote(path)} is damaged: the text {quote(text)} in it isn't UTF-8; export or copy the model again."
         )
     _check_types(model, path)
-    _load_external_data(model, path)
+    data_files = load_external_data(model, path)
     _check_tensors(model, path)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(copy_without_weights(model))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{quote(path)} isn't a valid ONNX model: {_summarize(error)}.") from error
-    return model
+        raise ModelError(f"{quote(path)} isn't a valid ONNX model: {summarize_error(error)}.") from error
+    return model, (path, *data_files)
 
 
 def _check_file(path: Path) -> None:
@@ -102,67 +109,8 @@ def _check_tensors(model: ModelProto, path: Path) -> None:
         except (ValueError, LookupError, TypeError) as error:
             raise ModelError(
                 f"{quote(path)}: the data of tensor {quote(tensor.name)} don't fit its shape {list(tensor.dims)[:8]} "
-                f"and type {tensor.data_type} ({_summarize(error)}); export or copy the model again."
+                f"and type {tensor.data_type} ({summarize_error(error)}); export or copy the model again."
             ) from error
-
-
-def _load_external_data(model: ModelProto, path: Path) -> None:
-    """Load external tensors after checking that each lies inside the model's folder."""
-    # Not that of a link's target: what lies beside the name that was given is the model's.
-    folder = path.parent.resolve()
-    tensors = [tensor for tensor in iterate_tensors(model) if onnx.external_data_helper.uses_external_data(tensor)]
-    for tensor in tensors:
-        _check_location(tensor, folder, path)
-    for tensor in tensors:
-        try:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
-            raise ModelError(
-                f"{quote(path)}: the external data of tensor {quote(tensor.name)} can't be read: {_summarize(error)}."
-            ) from error
-        tensor.ClearField("data_location")
-        del tensor.external_data[:]
-
-
-def _check_location(tensor: TensorProto, folder: Path, path: Path) -> None:
-    """Refuse external data that is missing or not inside the model's folder."""
-    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-    pure = PureWindowsPath(location)  # takes both kinds of slashes, and drives
-    target = (folder / location).resolve()
-    if not location or pure.anchor or ".." in pure.parts or not target.is_relative_to(folder):
-        raise ModelError(
-            f"{quote(path)}: tensor {quote(tensor.name)} has its data at {quote(location)}; "
-            f"expected a file inside the model's folder."
-        )
-    if not target.is_file():
-        raise ModelError(
-            f"{quote(path)}: the external data file {quote(location)} of tensor "
-            f"{quote(tensor.name)} is missing; expected it beside the model."
-        )
-
-
-def iterate_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Go through every tensor of a model: initializers and attributes, in inner graphs and functions too."""
-    yield from _iterate_graph(model.graph)
-    for function in model.functions:
-        yield from _iterate_nodes(function.node)
-
-
-def _iterate_graph(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _iterate_nodes(graph.node)
-
-
-def _iterate_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _iterate_graph(graph)
 
 
 def _check_opset(model: ModelProto, path: Path) -> None:
@@ -182,26 +130,54 @@ def read_opset(model: ModelProto) -> int:
 
 
 def passes_full_check(model: ModelProto) -> bool:
-    """Return whether `onnx.checker` accepts the model with strict shape inference."""
+    """Return whether `onnx.checker` accepts the model with strict shape inference, whatever its size."""
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(copy_without_weights(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError):
         return False
     return True
 
 
+def save_model(model: ModelProto, path: Path, *, external_data: bool = False) -> tuple[Path, ...]:
+    """Write a model, its weights to a second file, `<name>.data`, where one file can't hold them.
+
+    Args:
+        model: Not changed.
+        path: The new file.
+        external_data: Whether the weights go to a second file even where one file could hold them.
+
+    Returns:
+        The files that were written, `path` first.
+
+    Raises:
+        ModelError: It is larger than protobuf's 2 GiB even without its initializers.
+        OutputError: A file can't be written.
+    """
+    files = (path, name_data_file(path))
+    sizes = [len(tensor.raw_data) for tensor in model.graph.initializer if can_be_external(tensor)]
+    is_split = bool(sizes) and (external_data or sum(sizes) > _LARGEST_FILE)
+    try:
+        path.write_bytes(serialize_model(write_external_data(model, files[1]) if is_split else model))
+    except OSError as error:
+        raise OutputError(f"{quote(path)} can't be written: {error.strerror or error}.") from error
+    return files if is_split else files[:1]
+
+
+def name_data_file(path: Path) -> Path:
+    """Return where the weights of a model go that don't go into its own file."""
+    return path.with_name(f"{path.name}.data")
+
+
 def serialize_model(model: ModelProto) -> bytes:
-    """Return the model as the bytes of an ONNX file.
+    """Return the model as the bytes of a single ONNX file.
 
     Raises:
         ModelError: It is larger than protobuf's 2 GiB.
     """
-    if model.ByteSize() > _PROTOBUF_LIMIT:
-        raise ModelError("The model is over 2 GiB, more than one ONNX file can hold: compress a smaller part.")
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _summarize(error: BaseException) -> str:
-    """Return an outside library's message as one short line."""
-    lines = str(error).strip().splitlines()
-    return quote((lines[0] if lines else type(error).__name__).rstrip(". "))
+    try:
+        return bytes(model.SerializeToString(deterministic=True))
+    except (EncodeError, ValueError) as error:
+        raise ModelError(
+            f"The model is over 2 GiB, more than one ONNX file can hold ({summarize_error(error)}): "
+            "give it as a file with external data."
+        ) from error

@@ -14,12 +14,10 @@ from onnx_basisprune.errors import ModelError, quote
 from onnx_basisprune.graph.constant_folding import FOLDABLE_OPS, evaluate_node, read_constant
 from onnx_basisprune.graph.editing import ONNX_DOMAINS
 from onnx_basisprune.graph.model_io import read_opset
+from onnx_basisprune.graph.tensors import copy_without_weights
 
 Shape = tuple[int, ...]
 
-# Larger initializers never take part in shape arithmetic: only their shape matters, so inference isn't
-# given their data (it would be serialised, and may be over protobuf's 2 GiB).
-_LARGEST_SHAPE_OPERAND = 4096
 _KEEPING_SHAPE = ("GroupNormalization", "MeanVarianceNormalization")
 # What shape arithmetic is done in; scale factors of Resize are floats.
 SHAPE_TYPES = (TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT)
@@ -39,11 +37,9 @@ def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | 
     Raises:
         ModelError: A given shape doesn't fit the input's declared one.
     """
-    light = _copy_without_weights(model)
+    light = _copy_for_inference(model)
     for value in light.graph.input:
         _fix_shape(value, (input_shapes or {}).get(value.name))
-    # Recorded shapes may carry symbols that contradict or hide the concrete ones.
-    del light.graph.value_info[:]
     for value in light.graph.output:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
@@ -65,8 +61,7 @@ def infer_dimensions(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
     Args:
         model: A checked model; not changed.
     """
-    light = _copy_without_weights(model)
-    del light.graph.value_info[:]
+    light = _copy_for_inference(model)
     result: dict[str, tuple[int | None, ...]] = {}
     graph = _infer_as_far_as_possible(light).graph
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -148,38 +143,15 @@ def _try_inference(model: ModelProto, *, propagates_values: bool) -> ModelProto 
         return None
 
 
-def _stand_in(node: NodeProto) -> NodeProto:
-    """Return a node as inference is to see it: of some that keep a shape, ONNX doesn't know that they do."""
-    if node.op_type not in _KEEPING_SHAPE or node.domain not in ONNX_DOMAINS:
-        return node
-    return NodeProto(op_type="Identity", name=node.name, input=node.input[:1], output=node.output)
-
-
-def is_shape_operand(tensor: TensorProto) -> bool:
-    """Return whether an initializer is small enough to take part in shape arithmetic."""
-    size = 1
-    for dim in tensor.dims:
-        size *= dim
-    return size <= _LARGEST_SHAPE_OPERAND
-
-
-def _copy_without_weights(model: ModelProto) -> ModelProto:
-    """Copy a model with its large initializers as inputs of the same type and shape."""
-    light = ModelProto()
-    light.CopyFrom(onnx.helper.make_model(onnx.GraphProto(), opset_imports=model.opset_import))
-    light.ir_version = model.ir_version
-    light.functions.extend(model.functions)
-    graph = light.graph
-    graph.name = model.graph.name
-    graph.node.extend(_stand_in(node) for node in model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    inputs = {value.name for value in model.graph.input}
-    for tensor in model.graph.initializer:
-        if is_shape_operand(tensor):
-            graph.initializer.append(tensor)
-        elif tensor.name not in inputs:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+def _copy_for_inference(model: ModelProto) -> ModelProto:
+    """Copy a model without its weights; of some nodes that keep a shape, ONNX doesn't know that they do."""
+    light = copy_without_weights(model)
+    # Recorded shapes may carry symbols that contradict or hide the concrete ones.
+    del light.graph.value_info[:]
+    for node in light.graph.node:
+        if node.op_type in _KEEPING_SHAPE and node.domain in ONNX_DOMAINS:
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
     return light
 
 

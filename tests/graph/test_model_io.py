@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_basisprune.errors import ModelError
 from onnx_basisprune.graph.model_io import (
-    iterate_tensors,
     load_model,
     passes_full_check,
     read_opset,
     serialize_model,
 )
+from onnx_basisprune.graph.tensors import iterate_tensors
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
 TEXT = '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3] x) => (float[N, 2] y) { y = MatMul (x, w) }'
