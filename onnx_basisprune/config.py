@@ -9,6 +9,7 @@ from typing import Literal
 from onnx_basisprune.errors import ConfigError
 
 DEFAULT_TARGET_MACS = 0.5
+DEFAULT_PROVIDER = "cpu"
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class EvaluationConfig(PreprocessConfig):
         limit: At most this many images, drawn evenly over the classes; `None` for all.
         batch_size: Images per batch.
         threads: onnxruntime's intra-op threads; `None` is onnxruntime's default.
+        provider: onnxruntime's execution provider, such as `cpu`, in any case, with or without its ending.
         seed: Seeds the draw of images.
     """
 
@@ -133,6 +135,7 @@ class EvaluationConfig(PreprocessConfig):
     limit: int | None = None
     batch_size: int = 64
     threads: int | None = None
+    provider: str = DEFAULT_PROVIDER
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -161,11 +164,13 @@ class BenchmarkConfig:
         b: The one to time against it.
         batch_size: Images in a run, each to be measured; empty for the models' own, or 1.
         threads: onnxruntime's intra-op threads, each to be measured; empty for onnxruntime's default.
+        provider: onnxruntime's execution provider, such as `cpu`, in any case, with or without its ending.
         input_shape: The input's shape with the batch first; needed where a model leaves height or width open.
         rounds: Rounds wanted of each measurement; in each, every model is timed once.
         min_seconds: Each measurement goes on until this time has passed, too.
         max_seconds: No round of a measurement starts after this time, except the first five.
         cold_start: Measure load time, first run and memory in fresh processes, too.
+        profile: Find out how much of each latency every node takes, too.
         seed: Seeds the input and the intervals.
     """
 
@@ -173,11 +178,13 @@ class BenchmarkConfig:
     b: Path | None = None
     batch_size: tuple[int, ...] = ()
     threads: tuple[int, ...] = ()
+    provider: str = DEFAULT_PROVIDER
     input_shape: tuple[int, ...] | None = None
     rounds: int = 30
     min_seconds: float = 2.0
     max_seconds: float = 10.0
     cold_start: bool = True
+    profile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

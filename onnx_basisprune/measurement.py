@@ -10,14 +10,31 @@ from onnx_basisprune.config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.data.dataset import Dataset, open_dataset
 from onnx_basisprune.data.detection import Detection
 from onnx_basisprune.errors import DataError, quote
+from onnx_basisprune.graph.model_io import load_model
+from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.node_table import Profile, tabulate_nodes
+from onnx_basisprune.node_times import NodeNames
 from onnx_basisprune.opening import Images, Subject, open_images, open_subject, predict_all, probe_head
 from onnx_basisprune.progress import Progress, Silence, follow_fraction
-from onnx_basisprune.results import BenchmarkReport, BenchmarkRun, EvaluationReport, ModelTiming
+from onnx_basisprune.results import (
+    BenchmarkReport,
+    BenchmarkRun,
+    EvaluationReport,
+    Latency,
+    ModelTiming,
+    NodeTiming,
+)
 from onnx_basisprune.runtime.baseline import check_above_chance
 from onnx_basisprune.runtime.benchmark import BenchmarkSettings, PairedLatency, benchmark_pair
 from onnx_basisprune.runtime.cold_start import measure_cold_start
 from onnx_basisprune.runtime.environment import describe_environment
 from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
+from onnx_basisprune.runtime.profiling import profile_nodes
+from onnx_basisprune.runtime.random_input import draw_input
+
+# A profile's runs: for about so long, but enough for a median, and not more than a small file holds.
+_PROFILE_SECONDS = 2.0
+_FEWEST_PROFILE_RUNS, _MOST_PROFILE_RUNS = 5, 50
 
 
 def evaluate_model(config: EvaluationConfig, progress: Progress | None = None) -> EvaluationReport:
@@ -42,9 +59,11 @@ def evaluate_model(config: EvaluationConfig, progress: Progress | None = None) -
             f"{quote(config.data)} has no labels, so there is no accuracy to measure: sort the images into one "
             "folder per class, give --labels, or compare with another model by --reference."
         )
-    subject = open_subject(config.model, config.threads)
+    subject = open_subject(config.model, config.threads, config.provider)
     # The preprocessing is a property of the original model: a worse one might do better with a wrong guess.
-    first = subject if config.reference is None else open_subject(config.reference, config.threads)
+    first = subject
+    if config.reference is not None:
+        first = open_subject(config.reference, config.threads, config.provider)
     first, images, detection = _fit_images(first, dataset, config, progress)
     warnings = list(detection.warnings)
     reference = None
@@ -60,7 +79,7 @@ def evaluate_model(config: EvaluationConfig, progress: Progress | None = None) -
         progress.warn(problem)
     return EvaluationReport(
         config=_describe_options(config),
-        environment=describe_environment(config.threads),
+        environment=describe_environment(config.threads, config.provider),
         preprocess=detection.preset,
         accuracy=summarize_accuracy(predictions, reference),
         reference=None if reference is None else summarize_accuracy(reference),
@@ -106,7 +125,7 @@ def benchmark_models(config: BenchmarkConfig, progress: Progress | None = None) 
     batch_sizes: tuple[int | None, ...] = config.batch_size or (shape[0] if shape else None,)
     threads: tuple[int | None, ...] = config.threads or (None,)
     runs = tuple(_time_models(config, size, count, progress) for size in batch_sizes for count in threads)
-    return BenchmarkReport(_describe_options(config), describe_environment(None), runs)
+    return BenchmarkReport(_describe_options(config), describe_environment(None, config.provider), runs)
 
 
 def _time_models(
@@ -119,41 +138,78 @@ def _time_models(
         + ([] if threads is None else [f"{threads} thread{'s' * (threads != 1)}"])
     )
     progress.start(stage, 1.0)
-    image_shape = None if config.input_shape is None else config.input_shape[1:]
-    settings = BenchmarkSettings(threads, config.rounds, config.min_seconds, config.max_seconds, seed=config.seed)
     latency = benchmark_pair(
         config.a,
         config.b,
         batch_size=batch_size,
-        image_shape=image_shape,
-        settings=settings,
+        image_shape=_get_image_shape(config),
+        settings=BenchmarkSettings(
+            threads=threads,
+            min_rounds=config.rounds,
+            min_seconds=config.min_seconds,
+            max_seconds=config.max_seconds,
+            seed=config.seed,
+            provider=config.provider,
+        ),
         progress=follow_fraction(progress),
     )
     for warning in latency.warnings:
         progress.warn(f"{stage}: {warning}")
-    a, b = _list_timings(latency)
+    timings = _list_timings(latency)
+    models = [path for path in (config.a, config.b) if path is not None]
+    nodes: tuple[NodeTiming, ...] = ()
+    if config.profile:
+        profiles = []
+        for path, timing in zip(models, timings, strict=True):
+            progress.start(f"profile of {path.name}")
+            profiles.append(_profile_model(path, timing.latency, threads, config))
+        nodes = tabulate_nodes(*profiles)
     if config.cold_start:
-        progress.start(f"cold start of {config.a.name}")
-        a = _add_cold_start(a, config.a, image_shape, threads)
-        if b is not None and config.b is not None:
-            progress.start(f"cold start of {config.b.name}")
-            b = _add_cold_start(b, config.b, image_shape, threads)
-    return BenchmarkRun(latency.a.batch_size, threads, a, b, latency.speedup, latency.warnings)
+        for position, path in enumerate(models):
+            progress.start(f"cold start of {path.name}")
+            timings[position] = _add_cold_start(timings[position], path, threads, config)
+    b = timings[1] if len(timings) > 1 else None
+    return BenchmarkRun(latency.a.batch_size, threads, timings[0], b, latency.speedup, latency.warnings, nodes)
 
 
-def _list_timings(latency: PairedLatency) -> tuple[ModelTiming, ModelTiming | None]:
-    """Return the figures of warm runs."""
-    a = ModelTiming(latency.a, latency.throughput_a)
-    if latency.b is None or latency.throughput_b is None:
-        return a, None
-    return a, ModelTiming(latency.b, latency.throughput_b)
+def _get_image_shape(config: BenchmarkConfig) -> tuple[int, ...] | None:
+    """Return the shape of one image, `None` where the model knows it."""
+    return None if config.input_shape is None else config.input_shape[1:]
 
 
-def _add_cold_start(
-    timing: ModelTiming, model: Path, image_shape: tuple[int, ...] | None, threads: int | None
-) -> ModelTiming:
+def _list_timings(latency: PairedLatency) -> list[ModelTiming]:
+    """Return the figures of warm runs, one entry per model."""
+    timings = [ModelTiming(latency.a, latency.throughput_a)]
+    if latency.b is not None and latency.throughput_b is not None:
+        timings.append(ModelTiming(latency.b, latency.throughput_b))
+    return timings
+
+
+def _profile_model(path: Path, latency: Latency, threads: int | None, config: BenchmarkConfig) -> Profile:
+    """Find out how much of a model's latency each of its nodes takes."""
+    model = load_model(path)
+    program = extract_program(model)
+    feeds = draw_input(program.inputs, latency.batch_size, _get_image_shape(config), config.seed)
+    runs = round(1e3 * _PROFILE_SECONDS / latency.median_ms)
+    times = profile_nodes(
+        path,
+        feeds,
+        threads=threads,
+        provider=config.provider,
+        runs=min(max(runs, _FEWEST_PROFILE_RUNS), _MOST_PROFILE_RUNS),
+    )
+    return Profile(NodeNames.of(program, [node.name for node in model.graph.node]), times, latency.median_ms)
+
+
+def _add_cold_start(timing: ModelTiming, model: Path, threads: int | None, config: BenchmarkConfig) -> ModelTiming:
     """Measure load time, first run and memory in a fresh process."""
-    cold = measure_cold_start(model, batch_size=timing.latency.batch_size, image_shape=image_shape, threads=threads)
+    cold = measure_cold_start(
+        model,
+        batch_size=timing.latency.batch_size,
+        image_shape=_get_image_shape(config),
+        threads=threads,
+        provider=config.provider,
+    )
     return replace(timing, **asdict(cold))
 
 

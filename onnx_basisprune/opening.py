@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_basisprune.config import CompressionConfig, PreprocessConfig
+from onnx_basisprune.config import DEFAULT_PROVIDER, CompressionConfig, PreprocessConfig
 from onnx_basisprune.data.batches import Batch, iterate_batches, load_batch
 from onnx_basisprune.data.dataset import Dataset, open_dataset
 from onnx_basisprune.data.detection import Detection, detect_preprocessing
@@ -78,14 +78,16 @@ class Images:
         return load_batch(self.dataset, self.preprocessing, indices).x
 
 
-def open_subject(path: Path, threads: int | None = None) -> Subject:
+def open_subject(path: Path, threads: int | None = None, provider: str = DEFAULT_PROVIDER) -> Subject:
     """Load a classifier.
 
     Args:
         path: An ONNX file.
         threads: onnxruntime's intra-op threads; `None` leaves the choice to onnxruntime.
+        provider: Execution provider, see `runtime.session.find_provider`.
 
     Raises:
+        ConfigError: There is no such execution provider.
         ModelError: The file can't be read, or isn't a model with one image input and class scores.
     """
     model, files = read_model(path)
@@ -93,7 +95,7 @@ def open_subject(path: Path, threads: int | None = None) -> Subject:
     if len(program.inputs) != 1:
         names = ", ".join(quote(spec.name) for spec in program.inputs) or "none"
         raise ModelError(f"{quote(path)} has {len(program.inputs)} inputs ({names}); expected one, for the images.")
-    return Subject(files, model, Session(path, threads=threads), find_head(program))
+    return Subject(files, model, Session(path, threads=threads, provider=provider), find_head(program))
 
 
 def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -> tuple[Subject, Images, Images]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx_basisprune.results import Latency, Speedup
 from onnx_basisprune.runtime.intervals import bootstrap_median_ratio
 from onnx_basisprune.runtime.random_input import draw_input
-from onnx_basisprune.runtime.session import Session
+from onnx_basisprune.runtime.session import CPU, Session
 
 # Below these a median says nothing, however slow the models are.
 _FEWEST_ROUNDS = 5
@@ -40,6 +40,7 @@ class BenchmarkSettings:
         max_seconds: No round starts after this time, except the first five.
         warmup: Runs of each model before the timing; fewer where they would take a tenth of `max_seconds`.
         seed: Seeds the input and the interval.
+        provider: Execution provider, see `runtime.session.find_provider`.
     """
 
     threads: int | None = None
@@ -48,6 +49,7 @@ class BenchmarkSettings:
     max_seconds: float = 10.0
     warmup: int = 10
     seed: int = 0
+    provider: str = CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,7 @@ class _Contender:
         #   intra_op.allow_spinning 0      2.8 / 3.3                         0.80 / 0.72: 0.98 to 1.02
         #   force_spinning_stop 1          2.4 / 3.0                         0.45 / 0.47: 1.00 to 1.03
         # The last is both unbiased and as fast as what users deploy: it spins within a run only.
-        self._session = Session(model, threads=settings.threads, spin_between_runs=False)
+        self._session = Session(model, threads=settings.threads, provider=settings.provider, spin_between_runs=False)
         self._feeds = draw_input(self._session.inputs, batch_size, image_shape, settings.seed)
         self._batch_size = len(next(iter(self._feeds.values())))
         self._repeats = 1
@@ -174,7 +176,7 @@ def benchmark_pair(
         Latencies, their ratio with a 95 % interval, throughput and the samples.
 
     Raises:
-        ConfigError: The batch size or the image shape doesn't fit a model.
+        ConfigError: The batch size or the image shape doesn't fit a model, or there is no such execution provider.
         ModelError: A model can't be loaded or run, or has several inputs.
     """
     settings = settings or BenchmarkSettings()
@@ -245,12 +247,23 @@ def _find_warnings(speedup: Speedup | None, rounds: int, others: float, settings
             f"Other programs kept {others:.1f} cores busy during the benchmark and no core was left idle: "
             "the figures can be off however narrow their interval is; stop them and measure again."
         )
-    if speedup is not None and speedup.high - speedup.low > _NOISY_WIDTH * speedup.median:
-        warnings.append(
-            f"The machine is too noisy to tell the speed-up well ({speedup.low:.2f} to {speedup.high:.2f}): "
-            "stop other programs, or use fewer threads than cores."
-        )
+    doubt = None if speedup is None else _doubt_speedup(speedup)
+    if doubt is not None:
+        warnings.append(doubt)
     return tuple(warnings)
+
+
+def _doubt_speedup(speedup: Speedup) -> str | None:
+    """Return why a ratio can't be relied on, `None` for a good one: its interval is wide, or holds 1."""
+    holds_one = speedup.low <= 1 <= speedup.high
+    interval = f"{speedup.low:.2f} to {speedup.high:.2f}"
+    if speedup.high - speedup.low > _NOISY_WIDTH * speedup.median:
+        question = "whether the second model is faster or slower" if holds_one else "the speed-up well"
+        return (
+            f"The machine is too noisy to tell {question} ({interval}): stop other programs, measure longer, or use "
+            "fewer threads than cores."
+        )
+    return f"The models' times don't differ by more than this machine's noise ({interval})." if holds_one else None
 
 
 @contextmanager

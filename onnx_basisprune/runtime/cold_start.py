@@ -16,7 +16,7 @@ from time import perf_counter
 
 from onnx_basisprune.errors import BasispruneError, ConfigError, ModelError, quote
 from onnx_basisprune.runtime.random_input import draw_input
-from onnx_basisprune.runtime.session import Session
+from onnx_basisprune.runtime.session import CPU, Session
 
 _STATUS_FILE = Path("/proc/self/status")
 
@@ -44,6 +44,7 @@ def measure_cold_start(
     batch_size: int | None = None,
     image_shape: Sequence[int] | None = None,
     threads: int | None = None,
+    provider: str = CPU,
 ) -> ColdStart:
     """Load a model in a fresh process and run it once on a random batch.
 
@@ -52,24 +53,28 @@ def measure_cold_start(
         batch_size: Images in the run; `None` for the model's fixed batch, or 1 where it is dynamic.
         image_shape: Shape of one image without the batch; needed where the model leaves dimensions open.
         threads: onnxruntime's intra-op threads; `None` is onnxruntime's default.
+        provider: Execution provider, see `runtime.session.find_provider`.
 
     Returns:
         Times and memory of that process.
 
     Raises:
-        ConfigError: The batch size or the image shape doesn't fit the model.
+        ConfigError: The batch size or the image shape doesn't fit the model, or there is no such execution provider.
         ModelError: The model can't be loaded or run, or the process died over it.
     """
     if isinstance(model, bytes):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.onnx")
             path.write_bytes(model)
-            return measure_cold_start(path, batch_size=batch_size, image_shape=image_shape, threads=threads)
+            return measure_cold_start(
+                path, batch_size=batch_size, image_shape=image_shape, threads=threads, provider=provider
+            )
     request = {
         "model": str(model.absolute()),
         "batch_size": batch_size,
         "image_shape": None if image_shape is None else list(image_shape),
         "threads": threads,
+        "provider": provider,
     }
     # `-m` searches the working directory first: that must be the package's own, not wherever the user stands.
     package_home = Path(__file__).resolve().parents[2]
@@ -106,7 +111,7 @@ def _run_child(request: str, package_home: Path) -> subprocess.CompletedProcess[
 
 
 def _time_first_run(
-    model: Path, batch_size: int | None, image_shape: Sequence[int] | None, threads: int | None
+    model: Path, batch_size: int | None, image_shape: Sequence[int] | None, threads: int | None, provider: str
 ) -> ColdStart:
     """Load and run the model in this process, which must be fresh; see `measure_cold_start`."""
     import onnxruntime  # noqa: F401  # imported before the clock starts
@@ -114,7 +119,7 @@ def _time_first_run(
 
     baseline = int(psutil.Process().memory_info().rss)
     start = perf_counter()
-    session = Session(model, threads=threads)
+    session = Session(model, threads=threads, provider=provider)
     loaded = perf_counter()
     feeds = draw_input(session.inputs, batch_size, image_shape, seed=0)
     before_run = perf_counter()
@@ -144,10 +149,7 @@ def main() -> None:
     """Read a request as JSON from stdin, answer with the measurement or the error as JSON on stdout."""
     request = json.load(sys.stdin)
     try:
-        result = _time_first_run(
-            Path(request["model"]), request["batch_size"], request["image_shape"], request["threads"]
-        )
-        reply = asdict(result)
+        reply = asdict(_time_first_run(Path(request.pop("model")), **request))
     except BasispruneError as error:
         reply = {"error": type(error).__name__, "message": str(error)}
     json.dump(reply, sys.stdout)
