@@ -10,12 +10,14 @@ import click
 from onnx_basisprune.cli.exit_codes import DONE, GATE_FAILED
 from onnx_basisprune.cli.options import (
     FILE,
+    Alignment,
     Count,
     SectionCommand,
     apply_options,
     labels_option,
     option,
     preprocess_options,
+    provider_option,
     read_verbosity,
     verbosity_options,
 )
@@ -24,6 +26,7 @@ from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
 _DATA = "Images"
 _TARGET = "How small"
 _METHOD = "How it is done"
+_CLOCK = "What it is timed on"
 _OUTPUT = "Output"
 
 _data_options = apply_options(
@@ -67,6 +70,27 @@ _target_options = apply_options(
         type=float,
         metavar="R",
         help="Fraction of the parameters to keep, instead.",
+    ),
+    option(
+        "--target-latency",
+        section=_TARGET,
+        type=float,
+        metavar="R",
+        help="Fraction of onnxruntime's time on this machine to keep, instead; held to the clock.",
+    ),
+    option(
+        "--align",
+        section=_TARGET,
+        type=Alignment(),
+        default="auto",
+        metavar="auto|N",
+        help="Ranks and kept channels are multiples of N; auto is what onnxruntime's kernels want on this machine.",
+    ),
+    option(
+        "--allow-slower",
+        section=_TARGET,
+        is_flag=True,
+        help="Look at MACs or parameters only: smaller, but perhaps no faster.",
     ),
     option(
         "--exclude",
@@ -131,13 +155,6 @@ _method_options = apply_options(
         help="Images per batch; fewer take less memory.",
     ),
     option(
-        "--threads",
-        section=_METHOD,
-        type=Count(1),
-        metavar="N",
-        help="onnxruntime's threads for every latency.  [default: onnxruntime's own choice]",
-    ),
-    option(
         "--seed",
         section=_METHOD,
         type=Count(0),
@@ -145,6 +162,31 @@ _method_options = apply_options(
         metavar="N",
         show_default=True,
         help="Seeds every random choice.",
+    ),
+)
+_clock_options = apply_options(
+    option(
+        "--threads",
+        section=_CLOCK,
+        type=Count(1),
+        metavar="N",
+        help="onnxruntime's threads for every latency.  [default: onnxruntime's own choice]",
+    ),
+    provider_option(_CLOCK),
+    option(
+        "--benchmark-batch-size",
+        section=_CLOCK,
+        type=Count(1),
+        metavar="N",
+        help="Images in a run for every latency.  [default: the model's own, or 1]",
+    ),
+    option(
+        "--latency-table",
+        section=_CLOCK,
+        type=FILE,
+        metavar="FILE.json",
+        help="Plan with the times in this file, so that every run makes the same plan; it is made where it doesn't "
+        "exist.  [default: a table in the user's cache folder, which grows]",
     ),
 )
 _output_options = apply_options(
@@ -168,6 +210,7 @@ _output_options = apply_options(
 @_data_options
 @_target_options
 @_method_options
+@_clock_options
 @preprocess_options()
 @_output_options
 @click.pass_context

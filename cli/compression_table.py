@@ -22,6 +22,7 @@ from onnx_basisprune.results import (
     GroupReport,
     LayerReport,
     ModelMeasurement,
+    TimingReport,
 )
 
 
@@ -92,6 +93,8 @@ def _list_findings(report: CompressionReport) -> list[str]:
         where = f"batch {batch}, {_name_threads(threads)}"
         slower = ", which is slower" if report.speedup.high < 1 else ""
         lines.append(f"Speed-up: {report.speedup.median:.2f}x{slower} ({show_interval(report.speedup)}; {where})")
+    if report.timing is not None and report.timing.predicted is not None:
+        lines.append(_describe_timing(report.timing))
     accuracy = report.compressed.accuracy
     if report.drop_pp is not None and accuracy is not None:
         lines.append(show_drop(report.drop_pp, accuracy, "the original"))
@@ -112,6 +115,15 @@ def _list_findings(report: CompressionReport) -> list[str]:
     else:
         lines.append("Nothing was written: the model is the same as before.")
     return lines
+
+
+def _describe_timing(timing: TimingReport) -> str:
+    """Return what the latency table predicted, and how the clock found it."""
+    predicted = f"Time left by the latency table: {show_percent(timing.predicted)}"
+    if timing.measured is None:
+        return predicted
+    plans = f"{timing.plans} plan{'s' * (timing.plans != 1)} timed"
+    return f"{predicted}, by the clock: {show_percent(timing.measured)} ({plans})"
 
 
 def _name_threads(threads: object) -> str:

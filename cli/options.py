@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from onnx_basisprune.config import PreprocessConfig
+from onnx_basisprune.config import DEFAULT_PROVIDER, PreprocessConfig
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -74,6 +74,20 @@ class Count(_ParamType):
         if number < self._least:
             self.fail(f"{value!r} isn't a whole number of at least {self._least}.", param, ctx)
         return number
+
+
+class Alignment(_ParamType):
+    """`auto`, or a whole number of at least 1."""
+
+    name = "alignment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number or `auto`, or stop with a line that says what was expected."""
+        if value == "auto":
+            return "auto"
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither `auto` nor a whole number of at least 1.", param, ctx)
+        return int(value)
 
 
 class NumberList(_ParamType):
@@ -197,6 +211,17 @@ def labels_option(section: str) -> Callable[[Function], Function]:
         metavar="FILE",
         help="JSON from folder or file name to class index, where the sorted names of the class folders "
         "aren't the model's class order.",
+    )
+
+
+def provider_option(section: str) -> Callable[[Function], Function]:
+    """Return `--provider`."""
+    return option(
+        "--provider",
+        section=section,
+        default=DEFAULT_PROVIDER,
+        metavar="NAME",
+        help="onnxruntime's execution provider for whatever it runs, one that the installed onnxruntime offers.",
     )
 
 

@@ -53,6 +53,14 @@ class CompressionConfig(PreprocessConfig):
         seed: Seeds every random choice.
         target_macs: Fraction of the multiply-adds to keep.
         target_params: Fraction of the parameters to keep.
+        target_latency: Fraction of onnxruntime's measured time to keep.
+        align: Ranks and kept channels are multiples of this; `auto` is what onnxruntime's kernels want on this
+            machine, or 1 where slower layers are allowed.
+        allow_slower: Under a budget of MACs or parameters, don't look at time at all.
+        latency_table: A file of measured times to read, or to make where it doesn't exist; `None` is the one in the
+            user's cache folder.
+        provider: onnxruntime's execution provider, such as `cpu`, in any case, with or without its ending.
+        benchmark_batch_size: Images in a run for every latency; `None` is the model's own, or 1.
         basis: `fisher` (data-aware) or `svd` (published).
         prune: What is removed: `basis` components, coupled output `channels`, or both (`double`).
         rounds: How many times statistics are taken anew on the way to the budget.
@@ -76,6 +84,12 @@ class CompressionConfig(PreprocessConfig):
     seed: int = 0
     target_macs: float | None = None
     target_params: float | None = None
+    target_latency: float | None = None
+    align: int | Literal["auto"] = "auto"
+    allow_slower: bool = False
+    latency_table: Path | None = None
+    provider: str = DEFAULT_PROVIDER
+    benchmark_batch_size: int | None = None
     basis: Literal["fisher", "svd"] = "fisher"
     prune: Literal["basis", "channels", "double"] = "double"
     recover: Literal["none", "scale"] = "scale"
@@ -93,16 +107,26 @@ class CompressionConfig(PreprocessConfig):
         Raises:
             ConfigError: A target isn't in (0, 1], both targets are given, or a count is too small.
         """
-        if self.target_macs is not None and self.target_params is not None:
-            raise ConfigError("--target-macs and --target-params can't both be given: choose one budget.")
-        for option, target in (("--target-macs", self.target_macs), ("--target-params", self.target_params)):
-            if target is not None and not 0.0 < target <= 1.0:
+        targets = {
+            "--target-macs": self.target_macs,
+            "--target-params": self.target_params,
+            "--target-latency": self.target_latency,
+        }
+        given = {option: target for option, target in targets.items() if target is not None}
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} can't both be given: choose one budget.")
+        for option, target in given.items():
+            if not 0.0 < target <= 1.0:
                 raise ConfigError(f"{option} is {target:g}; expected the fraction to keep, over 0 and at most 1.")
+        if self.allow_slower and self.target_latency is not None:
+            raise ConfigError("--allow-slower and --target-latency contradict each other: choose one.")
         for option, count in (
             ("--limit", self.limit),
             ("--batch-size", self.batch_size),
             ("--threads", self.threads),
             ("--rounds", self.rounds),
+            ("--align", None if self.align == "auto" else self.align),
+            ("--benchmark-batch-size", self.benchmark_batch_size),
         ):
             if count is not None and count < 1:
                 raise ConfigError(f"{option} is {count}; expected at least 1.")

@@ -63,9 +63,11 @@ class TermBuilder:
 
     def start(self, assessment: Assessment, prune: Prune) -> Walk:
         """Return the walk at its beginning: everything undecomposed and kept."""
-        layers = {
-            name: self._make_layer(name, accumulate_losses(scores)) for name, scores in assessment.components.items()
-        }
+        components = dict(assessment.components)
+        if self._unit == "latency":
+            # Their time is a staircase in the channels, even where they stay as they are.
+            components = {name: components.get(name, np.zeros(0)) for name in _expect(self._prices).layers}
+        layers = {name: self._make_layer(name, accumulate_losses(scores)) for name, scores in components.items()}
         weights = [*self._list_weights(set(layers)), *self._list_products()]
         if self._unit == "latency":
             weights += self._list_outputs(set(layers))

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 import onnx_basisprune
 from onnx_basisprune.assessment import Calibration
-from onnx_basisprune.budget import Budget
 from onnx_basisprune.calibration.batching import can_batch
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
+from onnx_basisprune.choosing import choose_plan
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.destination import check_data_files, choose_output
@@ -33,23 +33,21 @@ from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers, set_metadata
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
-from onnx_basisprune.progress import Progress, Recorder, Silence, follow_fraction
+from onnx_basisprune.progress import Progress, Recorder, Silence
 from onnx_basisprune.reporting.render_json import render_json
 from onnx_basisprune.results import CompressionReport, ModelMeasurement, RecoveryReport
-from onnx_basisprune.rounds import find_plan
 from onnx_basisprune.runtime.baseline import check_above_chance
-from onnx_basisprune.runtime.benchmark import BenchmarkSettings, benchmark_pair
 from onnx_basisprune.runtime.environment import describe_environment
 from onnx_basisprune.runtime.evaluation import Predictions, compare, summarize_accuracy
 from onnx_basisprune.runtime.session import Session
 from onnx_basisprune.summary import (
-    choose_budget,
     describe_config,
     describe_metadata,
     judge_gates,
     summarize_groups,
     summarize_layers,
 )
+from onnx_basisprune.timing import time_pair
 from onnx_basisprune.validation import validate_model
 
 if TYPE_CHECKING:
@@ -78,9 +76,9 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     recorder = Recorder(progress or Silence())
     output = choose_output(config)
     recorder.start("opening")
-    subject, images, validation = open_data(open_subject(config.model, config.threads), config, recorder)
-    if output is not None:
-        check_data_files(output, subject.files, config)
+    subject = open_subject(config.model, config.threads, config.provider)
+    subject, images, validation = open_data(subject, config, recorder)
+    check_data_files(output, subject.files, config)
     baseline = measure_baseline(subject, validation, config, recorder)
     images.dataset.check_labels(baseline.class_count)
     sample = validation.load(np.arange(min(7, len(validation))))
@@ -94,27 +92,27 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
         config.seed,
         fixed_batch,
     )
-    shrunk, assessment, planned, removed = find_plan(
-        network, calibration, make_budget(config, original), config, recorder
-    )
+    prospect, planned, timing = choose_plan(network, subject, original, calibration, config, recorder)
+    components = prospect.assessment.components
     report = CompressionReport(
         config=describe_config(config, output, images.preprocessing.describe()),
-        environment={**describe_environment(config.threads), "seed": config.seed},
+        environment={**describe_environment(config.threads, config.provider), "seed": config.seed},
         original=original,
         compressed=ModelMeasurement(
             planned.forecast.macs, planned.forecast.parameters, None, network.cost.uncounted_ops
         ),
         speedup=None,
         drop_pp=None,
-        layers=summarize_layers(network, planned, {name: len(item) for name, item in assessment.components.items()}),
-        groups=summarize_groups(network.channels.groups, removed),
+        layers=summarize_layers(network, planned, {name: len(item) for name, item in components.items()}),
+        groups=summarize_groups(network.channels.groups, prospect.list_gone(planned)),
         gates=(),
         recovery=None,
         timings={},
+        timing=timing,
     )
     if output is not None:
         recorder.start("rewriting")
-        model, pairs = cut_network(shrunk, assessment, planned.plan)
+        model, pairs = cut_network(prospect.network, prospect.assessment, planned.plan)
         model, recovery = recover(network, model, pairs, calibration, images, config, recorder)
         set_metadata(model, describe_metadata(config, onnx_basisprune.__version__, original, report.compressed))
         recorder.start("validating")
@@ -136,12 +134,6 @@ def measure_original(network: Network, subject: Subject, baseline: Predictions) 
         network.cost.uncounted_ops,
         accuracy=summarize_accuracy(baseline),
     )
-
-
-def make_budget(config: CompressionConfig, original: ModelMeasurement) -> Budget:
-    """Return what may be left of the original."""
-    unit, target = choose_budget(config)
-    return Budget(unit, target * (original.macs if unit == "macs" else original.parameters))
 
 
 def measure_baseline(
@@ -223,14 +215,10 @@ def measure_result(
     recorder: Recorder,
 ) -> CompressionReport:
     """Evaluate and time the compressed model against the original."""
-    compressed = replace(subject, session=Session(files[0], threads=config.threads))
+    compressed = replace(subject, session=Session(files[0], threads=config.threads, provider=config.provider))
     predictions = predict_all(compressed, validation, config.batch_size, "evaluating", recorder)
     recorder.start("benchmark", 1.0)
-    image_shape = validation.load(np.arange(1)).shape[1:]
-    settings = BenchmarkSettings(threads=config.threads, seed=config.seed)
-    timing = benchmark_pair(
-        config.model, files[0], image_shape=image_shape, settings=settings, progress=follow_fraction(recorder)
-    )
+    timing = time_pair(files[0], validation.load(np.arange(1)).shape[1:], config, progress=recorder)
     for warning in timing.warnings:
         recorder.warn(warning)
     digests = {"original_sha256": hash_files(subject.files), "compressed_sha256": hash_files(files)}
@@ -259,7 +247,7 @@ def finish_report(
     recorder.finish()
     report = replace(
         report,
-        gates=judge_gates(config, report.original, report.compressed, has_anything),
+        gates=judge_gates(config, report, has_anything),
         warnings=tuple(recorder.warnings),
         timings=dict(recorder.timings),
     )

@@ -135,6 +135,28 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class TimingReport:
+    """How the plan was held to the clock.
+
+    Attributes:
+        table_sha256: Of the latency table with all times that the plan was made with.
+        block: Channel counts that onnxruntime's kernels fill up to a multiple of.
+        align: Ranks and kept channels are multiples of this.
+        predicted: Time of the planned model by the table, as a fraction of the original's; `None` where the budget
+            wasn't one of time.
+        measured: The same by the clock, before the recovery; `None` where it wasn't measured.
+        plans: How many plans were timed.
+    """
+
+    table_sha256: str
+    block: int
+    align: int
+    predicted: float | None = None
+    measured: float | None = None
+    plans: int = 0
+
+
+@dataclass(frozen=True)
 class RecoveryReport:
     """The recovery's course.
 
@@ -170,6 +192,7 @@ class CompressionReport:
     gates: tuple[Gate, ...]
     recovery: RecoveryReport | None
     timings: dict[str, float]
+    timing: TimingReport | None = None
     warnings: tuple[str, ...] = ()
     frontier: tuple[Any, ...] = ()
     per_class: tuple[Any, ...] = field(default=())

@@ -6,16 +6,19 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from onnx_basisprune.budget import PlannedCut
 from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
+from onnx_basisprune.costing import Unit
 from onnx_basisprune.graph.dependency import DependencyGroup
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.types import ConvLayer
-from onnx_basisprune.results import Gate, GroupReport, LayerReport, ModelMeasurement
+from onnx_basisprune.results import CompressionReport, Gate, GroupReport, LayerReport, ModelMeasurement
 
 _NO_GAIN = "the budget is met without decomposing it"
+# Of the same model a clock shows so much of a difference from one measurement to the next.
+_CLOCK_TOLERANCE = 0.04
 _NOT_SCORED = "no component of it was scored: not asked for, or the class scores don't depend on it"
 
 
@@ -78,23 +81,40 @@ def summarize_groups(groups: Sequence[DependencyGroup], removed: Collection[int]
     )
 
 
-def choose_budget(config: CompressionConfig) -> tuple[Literal["macs", "params"], float]:
-    """Return the unit of the budget, `macs` or `params`, and the fraction to keep."""
+def choose_budget(config: CompressionConfig) -> tuple[Unit, float]:
+    """Return the unit of the budget and the fraction to keep."""
+    if config.target_latency is not None:
+        return "latency", config.target_latency
     if config.target_params is not None:
         return "params", config.target_params
     return "macs", DEFAULT_TARGET_MACS if config.target_macs is None else config.target_macs
 
 
-def judge_gates(
-    config: CompressionConfig, original: ModelMeasurement, compressed: ModelMeasurement, has_anything: bool
-) -> tuple[Gate, ...]:
-    """Return the gates: the target, unless nobody asked for it and there is nothing to prune."""
+def judge_gates(config: CompressionConfig, report: CompressionReport, has_anything: bool) -> tuple[Gate, ...]:
+    """Return the gates: the target, unless nobody asked for it and there is nothing to prune; and not to be slower."""
     unit, asked = choose_budget(config)
-    if not has_anything and config.target_macs is None and config.target_params is None:
-        return ()
-    before, after = (original.macs, compressed.macs) if unit == "macs" else (original.parameters, compressed.parameters)
-    reached = after / before if before else 1.0
-    return (Gate(f"target_{unit}", asked, reached, reached <= asked),)
+    targets = (config.target_macs, config.target_params, config.target_latency)
+    gates = []
+    if has_anything or any(target is not None for target in targets):
+        reached = _measure_share(unit, report)
+        tolerance = _CLOCK_TOLERANCE if unit == "latency" else 0.0
+        gates.append(Gate(f"target_{unit}", asked, reached, reached <= asked * (1 + tolerance)))
+    if report.speedup is not None and not config.allow_slower:
+        gates.append(Gate("not_slower", 1.0, report.speedup.median, report.speedup.high >= 1 - _CLOCK_TOLERANCE))
+    return tuple(gates)
+
+
+def _measure_share(unit: Unit, report: CompressionReport) -> float:
+    """Return what is left of the original, in the unit of the budget; in a dry run by the forecast."""
+    if unit == "latency":
+        predicted = report.timing.predicted if report.timing else None
+        return 1 / report.speedup.median if report.speedup else predicted or 1.0
+    before, after = (
+        (report.original.macs, report.compressed.macs)
+        if unit == "macs"
+        else (report.original.parameters, report.compressed.parameters)
+    )
+    return after / before if before else 1.0
 
 
 def describe_config(

@@ -21,7 +21,7 @@ OWNED = {
     "graph": {"google", "onnx", "onnx_graphsurgeon"},
     "calibration": {"torch"},
     "planning": set(),
-    "runtime": {"onnxruntime", "psutil", "scipy"},
+    "runtime": {"onnxruntime", "platformdirs", "psutil", "scipy"},
     "reporting": {"jinja2", "matplotlib"},
     "cli": {"click", "rich"},
 }

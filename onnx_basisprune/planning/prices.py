@@ -138,6 +138,8 @@ class MeasuredGrid:
         self, counts: NDArray[np.int64], measured: Mapping[int, NDArray[np.int64]]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the counts to look up and their classes, both among the measured ones."""
+        if not measured:
+            raise ValueError("nothing was measured")
         classes = classify_count(counts, self._block)
         known = np.isin(classes, list(measured))
         filled = np.where(known, counts, -(-counts // self._block) * self._block)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from onnx_basisprune.errors import ConfigError, quote
-from onnx_basisprune.files import write_atomically
 
 _FORMAT_VERSION = 1
 
@@ -51,22 +50,12 @@ class LatencyTable:
         """Return the SHA-256 of `render`."""
         return hashlib.sha256(self.render().encode()).hexdigest()
 
-    def save(self, path: Path) -> None:
-        """Write the table, with what another process has added to the file in the meantime.
-
-        Raises:
-            OutputError: The file can't be written.
-        """
-        other = read_table(path)
-        if other is not None and _is_same(other, self):
+    def merge(self, other: LatencyTable) -> None:
+        """Take in what another table of the same machine knows and this one doesn't."""
+        if (self.environment, self.block) == (other.environment, other.block):
             self.layers = {**other.layers, **self.layers}
             self.models = {**other.models, **self.models}
             self.scales = {**other.scales, **self.scales}
-        write_atomically(self.render().encode(), path, force=True)
-
-
-def _is_same(one: LatencyTable, other: LatencyTable) -> bool:
-    return (one.environment, one.block) == (other.environment, other.block)
 
 
 def read_table(path: Path) -> LatencyTable | None:

@@ -1,0 +1,95 @@
+"""Meet a budget of time by the clock: plan, time the real model, plan again by what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from onnx_basisprune.budget import Budget, PlannedCut
+from onnx_basisprune.config import CompressionConfig
+from onnx_basisprune.cutting import cut_network
+from onnx_basisprune.graph.model_io import save_model
+from onnx_basisprune.planning.types import Plan
+from onnx_basisprune.pricing import Pricing
+from onnx_basisprune.progress import Recorder
+from onnx_basisprune.rounds import Prospect
+
+# A plan stands where it takes this share of the time that it may take, from and to; a clock can't tell more.
+_LEAST_SHARE, _LARGEST_SHARE = 0.93, 1.02
+_MOST_LOOKS = 5
+
+
+@dataclass(frozen=True)
+class TimedPlan:
+    """A plan whose model was timed.
+
+    Attributes:
+        planned: The plan.
+        limit: What it was allowed by the table, in microseconds.
+        predicted: Its time by the table, as a fraction of the original's.
+        measured: The same by the clock.
+    """
+
+    planned: PlannedCut
+    limit: float
+    predicted: float
+    measured: float
+
+
+def fit_latency(
+    prospect: Prospect,
+    whole: float,
+    target: float,
+    time_model: Callable[[Path], float],
+    pricing: Pricing,
+    config: CompressionConfig,
+    recorder: Recorder,
+) -> tuple[TimedPlan, int]:
+    """Find the plan whose model takes a fraction of the original's time.
+
+    Args:
+        prospect: What plans are made from.
+        whole: The original's time by the table, in microseconds.
+        target: The fraction.
+        time_model: Returns the time of a model file as a fraction of the original's.
+        pricing: Keeps how far measured times are from predicted ones, for the next run.
+        config: As for every plan.
+        recorder: Told how far it is.
+
+    Returns:
+        The slowest plan within the target, else the fastest one; and how many plans were timed.
+    """
+    limit = target * whole / pricing.read_scale(prospect.network)
+    looks: list[TimedPlan] = []
+    while len(looks) < (1 if pricing.is_pinned else _MOST_LOOKS):
+        planned = prospect.plan(Budget("latency", limit), config)
+        if looks and _is_same(planned.plan, looks[-1].planned.plan):
+            break
+        recorder.start(f"timing plan {len(looks) + 1}")
+        looks.append(TimedPlan(planned, limit, planned.left / whole, _time_plan(prospect, planned, time_model)))
+        share = looks[-1].measured / target
+        if _LEAST_SHARE <= share <= _LARGEST_SHARE or (share > 1 and not planned.reached):
+            break
+        limit = max(planned.left, limit * _LEAST_SHARE) / share if planned.reached else limit / share
+    within = [look for look in looks if look.measured <= target * _LARGEST_SHARE]
+    best = max(within, key=lambda look: look.measured) if within else min(looks, key=lambda look: look.measured)
+    # Just so that a run with this table as it is then makes the same plan at once.
+    pricing.note_scale(prospect.network, target * whole / best.limit)
+    return best, len(looks)
+
+
+def _time_plan(prospect: Prospect, planned: PlannedCut, time_model: Callable[[Path], float]) -> float:
+    """Time a plan's model, without recovery: that changes values only."""
+    model, _ = cut_network(prospect.network, prospect.assessment, planned.plan)
+    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
+        return time_model(save_model(model, Path(folder, "planned.onnx"))[0])
+
+
+def _is_same(one: Plan, other: Plan) -> bool:
+    """Return whether two plans keep as much of everything."""
+    return all(
+        {name: len(kept) for name, kept in a.items()} == {name: len(kept) for name, kept in b.items()}
+        for a, b in ((one.components, other.components), (one.channels, other.channels))
+    )
