@@ -44,11 +44,11 @@ def check_not_input(path: Path, config: CompressionConfig, option: str) -> None:
             )
 
 
-def check_data_files(output: Path, files: Sequence[Path], config: CompressionConfig) -> None:
+def check_data_files(output: Path | None, files: Sequence[Path], config: CompressionConfig) -> None:
     """Refuse to write over the files that hold the input's weights, or over what lies where the output's would go.
 
     Args:
-        output: Where the compressed model goes.
+        output: Where the compressed model goes, `None` in a dry run.
         files: The input model's files, its own first; the output's weights go to a second file where the input's do.
         config: `report` and `force`.
 
@@ -56,14 +56,13 @@ def check_data_files(output: Path, files: Sequence[Path], config: CompressionCon
         OutputError: Output, report or the output's second file is one of the input's, or the last exists without
             `force` or is the report.
     """
-    data = name_data_file(output)
+    data = None if output is None else name_data_file(output)
     for path, option in ((output, "-o"), (data, "-o"), (config.report, "--report")):
         if path is not None and path.exists() and any(path.samefile(file) for file in files[1:]):
             raise OutputError(
-                f"{quote(path)} holds weights of the input model, which are never written over: "
-                f"choose another {option}."
+                f"{quote(path)} holds weights of the input model, which is never written over: choose another {option}."
             )
-    if len(files) > 1:
+    if data is not None and len(files) > 1:
         if config.report is not None and data.resolve() == config.report.resolve():
             raise OutputError(f"{quote(data)} can't be both weights and the report: choose another --report.")
         check_writable(data, force=config.force)
