@@ -11,15 +11,21 @@ skeleton of the model, and what it changed there is carried over to the original
 3. Tensors that an inner graph (of If, Loop, Scan) reads are outputs of the skeleton: like those of the graph they keep
    their names and their producers, so inner graphs never have to change.
 4. There are no types, no recorded shapes and no functions.
+5. Constants have no data: graph-surgeon is handed the original's where it asks for values. Copies of all weights would
+   take three times their memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_basisprune.graph.tensors import copy_without
@@ -62,10 +68,26 @@ def edit_graph(model: ModelProto, change: Callable[[gs.Graph], None]) -> ModelPr
     """
     skeleton = make_skeleton(model)
     graph = gs.import_onnx(skeleton)
+    originals = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant):
+            tensor.values = _OriginalValues(originals[tensor.name])
     change(graph)
     graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
     edited = gs.export_onnx(graph, do_type_check=False).graph
     return _carry_over(model, skeleton.graph, edited)
+
+
+class _OriginalValues(LazyValues):  # type: ignore[misc]
+    """A weight of the original: read only where its values are asked for, exported without them."""
+
+    def __init__(self, original: TensorProto) -> None:
+        super().__init__(_sketch_tensor(original))
+        self._original = original
+
+    def load(self) -> NDArray[Any]:
+        """Return the values."""
+        return np.array(onnx.numpy_helper.to_array(self._original))
 
 
 def list_overridable(model: ModelProto) -> frozenset[str]:
@@ -85,7 +107,7 @@ def make_skeleton(model: ModelProto) -> ModelProto:
     graph.node.extend(_sketch_node(node) for node in model.graph.node)
     for tensor in model.graph.initializer:
         if tensor.data_type in _PLAIN_TYPES and tensor.name not in overridable:
-            graph.initializer.append(tensor)
+            graph.initializer.append(_sketch_tensor(tensor))
     graph.input.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.input)
     outputs = dict.fromkeys(value.name for value in model.graph.output) | dict.fromkeys(list_captured(model))
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
@@ -137,6 +159,11 @@ def _sketch_node(node: NodeProto) -> NodeProto:
         sketch.op_type = node.op_type
         sketch.attribute.extend(attributes)
     return sketch
+
+
+def _sketch_tensor(tensor: TensorProto) -> TensorProto:
+    """Return a tensor without its data."""
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
 def _is_empty_list(attribute: AttributeProto) -> bool:
@@ -211,7 +238,8 @@ def _carry_initializers(original: GraphProto, after: GraphProto, result: GraphPr
         known.add(tensor.name)
         if tensor.name in needed:
             new = edited.get(tensor.name)
-            result.initializer.append(tensor if new is None or _is_same_tensor(tensor, new) else new)
+            is_untouched = new is None or not new.HasField("raw_data") or _is_same_tensor(tensor, new)
+            result.initializer.append(tensor if is_untouched else new)
     result.initializer.extend(tensor for name, tensor in edited.items() if name in needed and name not in known)
     result.sparse_initializer.extend(sparse for sparse in original.sparse_initializer if sparse.values.name in needed)
 
