@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from onnx_basisprune.graph.model_io import load_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.progress import Silence
+from onnx_basisprune.runtime.cache_folder import CACHE_VARIABLE
 
 # One weight in two Convs, one bias in two Convs, batch normalisation, a depthwise Conv, an expansion, and a branch that
 # the loss never sees.
@@ -62,6 +63,14 @@ def make_model() -> ModelProto:
         values = np.abs(values) + 0.5 if name == "var" else values
         model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
     return model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache out of the tests; commands that run as processes of their own inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
