@@ -1,6 +1,6 @@
 """The straight path of a compression run; the only module that knows its order.
 
-load → data → baseline → normalise → statistics → bases → scores → plan → rewrite → recover → validate → save →
+load → data → baseline → normalise → statistics → bases → scores → plan → rewrite → refit → recover → validate → save →
 measure → report → gates
 """
 
@@ -34,6 +34,7 @@ from onnx_basisprune.graph.rewrite import PairNames, replace_initializers, set_m
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
 from onnx_basisprune.progress import Progress, Recorder, Silence
+from onnx_basisprune.refitting import refit_network
 from onnx_basisprune.reporting.render_json import render_json
 from onnx_basisprune.results import CompressionReport, ModelMeasurement, RecoveryReport
 from onnx_basisprune.runtime.baseline import check_above_chance
@@ -113,6 +114,9 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     if output is not None:
         recorder.start("rewriting")
         model, pairs = cut_network(prospect.network, prospect.assessment, planned.plan)
+        model = refit_network(
+            network, model, pairs, prospect.list_gone(planned), calibration, images.load, config, recorder
+        )
         model, recovery = recover(network, model, pairs, calibration, images, config, recorder)
         set_metadata(model, describe_metadata(config, onnx_basisprune.__version__, original, report.compressed))
         recorder.start("validating")

@@ -1,0 +1,239 @@
+"""Re-fit the layers of a compressed graph, one after the other, to what the original computes (see `planning.refit`).
+
+What a cut layer gets as input is itself wrong in a deep cut, and errors add up from layer to layer. So both graphs are
+run side by side, once, from node to node over all images: each layer is fitted on inputs that come from layers that
+have been fitted already. Fitting all layers on one run makes things worse, not better.
+
+No label and no gradient is needed. A pair keeps its basis filters; its scaling conv and bias change. A Conv that is
+whole is multiplied by a matrix from its output side. So these are least-squares fits of weights other than the scaling
+factors: the published claim, that no individual weight is tuned, holds of `recovery` with `scale`, not of this step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnx_basisprune.calibration.batching import fill_batch
+from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.gradient_pass import to_channels_last
+from onnx_basisprune.calibration.loss import flatten_logits
+from onnx_basisprune.calibration.recovery import distillation_loss
+from onnx_basisprune.calibration.stepper import Stepper
+from onnx_basisprune.planning.refit import MapMoments, RefitLayer, refit_map
+from onnx_basisprune.planning.types import Head, Program
+
+Arrays = dict[str, NDArray[np.float32]]
+LoadImages = Callable[[NDArray[np.int64]], NDArray[Any]]
+
+_HELD_OUT_FRACTION = 0.1
+_MOST_HELD_OUT = 256
+# Images of a layer are held back by chunks, in this many parts.
+_PARTS = 2
+
+
+@dataclass(frozen=True)
+class RefitSettings:
+    """How to re-fit.
+
+    Attributes:
+        images: Layers are fitted on at most this many.
+        chunk_size: Images run at once.
+        seed: Seeds the choice of images.
+        fixed_batch: Batch size that the graphs insist on; `None` where they take any. The last chunk is filled up with
+            copies of its last image.
+    """
+
+    images: int
+    chunk_size: int
+    seed: int
+    fixed_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class RefitResult:
+    """What came of it.
+
+    Attributes:
+        arrays: New initializers by name; none where they made nothing better on images that were held out.
+        loss_before: Distillation loss on these before, the mean over images.
+        loss_after: With the new initializers, kept or not.
+    """
+
+    arrays: Arrays
+    loss_before: float
+    loss_after: float
+
+
+def refit_program(
+    teacher: Program,
+    student: Program,
+    layers: Sequence[RefitLayer],
+    head: Head,
+    load_images: LoadImages,
+    image_count: int,
+    settings: RefitSettings,
+    progress: Callable[[float], None] | None = None,
+) -> RefitResult | None:
+    """Re-fit layers, and keep them where the class scores come nearer to the original's on held-out images.
+
+    Args:
+        teacher: The original graph.
+        student: The compressed graph.
+        layers: Its layers in the order of its nodes.
+        head: Where the logits are, in both graphs.
+        load_images: Indices → model input, for indices below `image_count`.
+        image_count: Calibration images.
+        settings: How to re-fit.
+        progress: Called with the share of the work just done; all of it is 1.
+
+    Returns:
+        What came of it, `None` where there is nothing to fit or too few images to fit it on.
+    """
+    order = np.random.default_rng((settings.seed, image_count)).permutation(image_count)
+    held_out = min(_MOST_HELD_OUT, round(_HELD_OUT_FRACTION * image_count))
+    fetch = _Fetcher(load_images, settings)
+    chunks = fetch.chunk(order[held_out : held_out + settings.images], at_least=_PARTS)
+    tests = fetch.chunk(order[: held_out or 1])
+    # One chunk can't be both fitted and held back: a single image, or one batch of a fixed size.
+    if not layers or len(chunks) < _PARTS:
+        return None
+    with torch.no_grad():
+        before = _measure_loss(teacher, student, {}, head, tests)
+        arrays = fit_layers(teacher, student, layers, chunks, progress)
+        after = _measure_loss(teacher, student, arrays, head, tests)
+    # NaN isn't better either.
+    return RefitResult(arrays if after < before else {}, before, after)
+
+
+def fit_layers(
+    teacher: Program,
+    student: Program,
+    layers: Sequence[RefitLayer],
+    chunks: Sequence[torch.Tensor],
+    progress: Callable[[float], None] | None = None,
+) -> Arrays:
+    """Fit layer after layer on the same images, and return the new initializers by name.
+
+    Args:
+        teacher: The original graph.
+        student: The compressed graph.
+        layers: Its layers in the order of its nodes.
+        chunks: At least two batches of images.
+        progress: Called with the share of the work just done; all of it is 1.
+    """
+    original, compressed = Stepper(teacher, chunks), Stepper(student, chunks)
+    positions = {name: index for index, operation in enumerate(student.operations) for name in operation.inputs}
+    for index, layer in enumerate(layers):
+        original.advance(original.find_producer(layer.target) + 1, {item.target for item in layers[index:]})
+        # Up to the layer, not over it: it runs with its new weights when the next one is reached.
+        compressed.advance(positions[layer.weight], {layer.skip})
+        parts = _collect_parts(layer, original, compressed)
+        compressed.arrays.update(_fit_layer(layer, student.initializers, parts))
+        if progress is not None:
+            progress(1.0 / len(layers))
+    return compressed.arrays
+
+
+class _Fetcher:
+    """Loads images in chunks."""
+
+    def __init__(self, load_images: LoadImages, settings: RefitSettings) -> None:
+        self._load, self._settings = load_images, settings
+
+    def chunk(self, indices: NDArray[np.int64], at_least: int = 1) -> list[torch.Tensor]:
+        """Return images in chunks, in at least so many where there are enough images and the batch isn't fixed."""
+        size = self._settings.fixed_batch or max(1, min(self._settings.chunk_size, len(indices) // at_least))
+        return [
+            to_channels_last(
+                fill_batch(torch.from_numpy(self._load(indices[start : start + size])), self._settings.fixed_batch)
+            )
+            for start in range(0, len(indices), size)
+        ]
+
+
+class _PairSums:
+    """Sums of the products of two kinds of rows, in float64, from float32 products on shifted rows.
+
+    Attributes:
+        moments: The sums of all rows so far, unshifted; `None` before any.
+    """
+
+    def __init__(self, *, diagonal: bool) -> None:
+        self.moments: MapMoments | None = None
+        self._diagonal = diagonal
+        self._shifts: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def add(self, z: torch.Tensor, y: torch.Tensor) -> None:
+        """Add rows `z [m, q]` and `y [m, C]`."""
+        shifts = self._shifts = self._shifts or (z.mean(dim=0), y.mean(dim=0))
+        z, y = z - shifts[0], y - shifts[1]
+        products = ((z * z).sum(0), (y * z).sum(0)) if self._diagonal else (z.T @ z, y.T @ z)
+        total_z, total_y, zz, yz = (item.double().numpy() for item in (z.sum(0), y.sum(0), *products))
+        added = MapMoments(total_z, total_y, zz, yz, len(z)).shift(*(shift.double().numpy() for shift in shifts))
+        self.moments = added if self.moments is None else self.moments + added
+
+
+def _collect_parts(layer: RefitLayer, original: Stepper, compressed: Stepper) -> list[MapMoments]:
+    """Return the moments of a layer's map, of every second chunk apart."""
+    sums = [_PairSums(diagonal=layer.form == "factors") for _ in range(_PARTS)]
+    names = [name for name in (layer.source, layer.skip) if name]
+    ours = compressed.peek(max(map(compressed.find_producer, names)) + 1, names)
+    kept = torch.from_numpy(layer.kept)
+    for index, (mine, theirs) in enumerate(zip(ours, original.peek(0, [layer.target]), strict=True)):
+        y = theirs[layer.target].index_select(layer.axis, kept)
+        if layer.skip:
+            y = y - mine[layer.skip]
+        sums[index % _PARTS].add(_to_rows(mine[layer.source], layer.axis), _to_rows(y, layer.axis))
+    return [item.moments for item in sums if item.moments is not None]
+
+
+def _to_rows(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """Return one row per image and position, with the channels along it."""
+    return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])
+
+
+def _fit_layer(
+    layer: RefitLayer, initializers: Mapping[str, NDArray[Any]], parts: Sequence[MapMoments]
+) -> dict[str, NDArray[np.float32]]:
+    """Return a layer's new weight, and bias where it has one."""
+    weight = initializers[layer.weight]
+    W = np.moveaxis(weight.astype(np.float64), layer.weight_axis, 0)
+    flat = W.reshape(len(W), -1)
+    has_bias = bool(layer.bias)
+    if has_bias and layer.form != "scaling":
+        constant = layer.bias_factor * initializers[layer.bias].astype(np.float64).reshape(-1)
+        parts = [part.shift(-constant, np.zeros(len(W))) for part in parts]
+    if layer.form == "scaling":
+        fitted, b = refit_map(parts, flat, has_bias=has_bias)
+    elif layer.form == "factors":
+        factors, b = refit_map(parts, np.ones(len(W)), has_bias=has_bias)
+        fitted = factors[:, None] * flat
+    else:
+        M, b = refit_map(parts, np.eye(len(W)), has_bias=has_bias)
+        fitted = M @ flat
+    arrays = {layer.weight: np.moveaxis(fitted.reshape(W.shape), 0, layer.weight_axis).astype(np.float32)}
+    if has_bias:
+        arrays[layer.bias] = (b / layer.bias_factor).reshape(initializers[layer.bias].shape).astype(np.float32)
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _measure_loss(
+    teacher: Program, student: Program, arrays: Arrays, head: Head, chunks: Sequence[torch.Tensor]
+) -> float:
+    """Return the mean distillation loss of the compressed graph with some initializers replaced."""
+    executors = Executor(teacher), Executor(student)
+    overrides = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    total, name = 0.0, teacher.inputs[0].name
+    for x in chunks:
+        target, found = (
+            flatten_logits(executor.run({name: x}, [head.logits], overrides=changed)[head.logits].float(), head)
+            for executor, changed in zip(executors, ({}, overrides), strict=True)
+        )
+        total += float(distillation_loss(found, target, head)) / len(found)
+    return total / len(chunks)

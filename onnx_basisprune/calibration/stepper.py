@@ -1,0 +1,90 @@
+"""Runs a graph piece by piece over many images: weights may change before the next piece runs.
+
+All images stand at the same node; of what was computed only the tensors stay that later nodes read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.gradient_pass import to_channels_last
+from onnx_basisprune.planning.types import Program, TensorSpec
+
+
+class Stepper:
+    """A graph that has been run up to some node, for every chunk of images.
+
+    Attributes:
+        arrays: Replaced initializers by name; they count from the next piece on.
+    """
+
+    arrays: dict[str, NDArray[np.float32]]
+
+    def __init__(self, program: Program, chunks: Sequence[torch.Tensor]) -> None:
+        """Stand before the first node.
+
+        Args:
+            program: The graph; its first input takes the images.
+            chunks: Images, `[n, ...]` each.
+        """
+        self.arrays = {}
+        self._program = program
+        self._values = [{program.inputs[0].name: chunk} for chunk in chunks]
+        self._position = 0
+        self._produced_at = {
+            name: index for index, operation in enumerate(program.operations) for name in operation.outputs if name
+        }
+        self._last_read = {
+            name: index for index, operation in enumerate(program.operations) for name in operation.inputs if name
+        }
+
+    def find_producer(self, name: str) -> int:
+        """Return the position of the node that computes a tensor, -1 for a graph input."""
+        return self._produced_at.get(name, -1)
+
+    def advance(self, end: int, keep: Collection[str] = ()) -> None:
+        """Run all nodes before position `end`; stay where that is behind.
+
+        Args:
+            end: A position in the program's operations.
+            keep: Tensors that are to stay besides those that the nodes from `end` on read.
+        """
+        end = max(end, self._position)
+        start, self._position = self._position, end
+        names = {name for name, position in self._produced_at.items() if start <= position < end}
+        live = {name for name, last in self._last_read.items() if last >= end} | set(keep)
+        executor, fetch = self._make_executor(start, end), sorted(names & live)
+        for index, values in enumerate(self._values):
+            computed = executor.run(values, fetch) if fetch else {}
+            self._values[index] = {name: tensor for name, tensor in {**values, **computed}.items() if name in live}
+
+    def peek(self, end: int, names: Collection[str]) -> Iterator[dict[str, torch.Tensor]]:
+        """Give some tensors for each chunk, running the nodes before `end` without staying there.
+
+        Args:
+            end: A position in the program's operations.
+            names: Tensors that are held, or that the nodes from the present position to `end` compute.
+        """
+        executor = self._make_executor(self._position, max(end, self._position))
+        for values in self._values:
+            fetch = [name for name in names if name not in values]
+            computed = executor.run(values, fetch) if fetch else {}
+            yield {name: values[name] if name in values else computed[name] for name in names}
+
+    def _make_executor(self, start: int, end: int) -> Executor:
+        """Return what runs the nodes from `start` to `end` on the tensors that are held."""
+        operations = self._program.operations[start:end]
+        read = {name for operation in operations for name in operation.inputs}
+        initializers = {
+            name: self.arrays.get(name, array) for name, array in self._program.initializers.items() if name in read
+        }
+        inputs = tuple(TensorSpec(name, "", None) for name in self._values[0])
+        executor = Executor(replace(self._program, operations=operations, initializers=initializers, inputs=inputs))
+        executor.parameters = {name: to_channels_last(tensor) for name, tensor in executor.parameters.items()}
+        return executor
