@@ -3,8 +3,8 @@
     python benchmarks/equal_time.py --shared ../shared
     python benchmarks/equal_time.py --model resnet20_cifar10 --targets 0.8 0.7
 
-For each target, `--target-latency` is planned as the command does; then the multiply-adds are found by bisection at which
-a plan that only counts them takes the same measured time. Top-1 of both on the test images, nothing tuned.
+For each target, `--target-latency` is planned as the command does; then the multiply-adds are found by bisection at
+which a plan that only counts them takes the same measured time. Top-1 of both on the test images, nothing tuned.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/never_slower.py --shared ../shared
     python benchmarks/never_slower.py --threads 2 --models resnet20_cifar10
 
-Prints speed-up with its 95 % interval for each budget; the exit code is 1 if any model came out slower than its original.
-Calibration images are random: time doesn't depend on values, and what is cut hardly does.
+Prints speed-up with its 95 % interval for each budget; the exit code is 1 if any model came out slower than its
+original. Calibration images are random: time doesn't depend on values, and what is cut hardly does.
 """
 
 from __future__ import annotations
