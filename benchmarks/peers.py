@@ -1,0 +1,228 @@
+"""basisprune beside its peers at equal MACs, in one run.
+
+    python benchmarks/peers.py --shared ../shared
+    python benchmarks/peers.py --models resnet20_cifar10 --targets 0.5 --steps 0 --test-images 2000
+    pip install torch-pruning==1.6.1 onnxsim
+
+Top-1 on the test images of CIFAR-10 after pruning (`cut`) and, with `--steps`, after as many steps of label-free
+distillation on the calibration images (`tuned`: `--recover scale` for basisprune; all weights for Torch-Pruning, see
+`peers_torch_pruning.py`; onnxsim has no recovery of convolutions, see `peers_onnxsim.py`). All methods get the same
+calibration images with their labels. MACs are those of the ONNX files, all counted by `basisprune`'s counter, relative
+to the original's; each method comes as near to the target as its steps allow. Peers that aren't installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from accuracy import ROWS, Bench, Row
+from onnx import ModelProto
+
+from onnx_basisprune.assessment import assess_network
+from onnx_basisprune.budget import Budget, plan_cut
+from onnx_basisprune.cutting import cut_network
+from onnx_basisprune.graph.cost import measure_cost
+from onnx_basisprune.graph.model_io import serialize_model
+from onnx_basisprune.progress import Silence
+from onnx_basisprune.runtime.session import Session
+
+MODELS = ("resnet20_cifar10", "vgg16_cifar10")
+PEERS = {"basisprune": "", "torch-pruning": "torch_pruning", "onnxsim": "onnxsim"}
+VERSIONS = {"torch-pruning": "torch-pruning==1.6.1", "onnxsim": "onnxsim"}
+PROBE = 256
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method at one target: share of the MACs and top-1 in percent; `None` where there is no recovery."""
+
+    method: str
+    target: float
+    kept: float
+    cut: float
+    tuned: float | None
+
+
+def main() -> None:
+    """Print a table for each model."""
+    arguments = parse_arguments()
+    for model in arguments.models:
+        bench = Bench(arguments.shared, model, arguments.images, arguments.seed)
+        limit_test(bench, arguments.test_images)
+        baseline = bench.measure_top1(serialize_model(bench.subject.model))
+        results: list[Result] = []
+        notes: list[str] = []
+        for peer in arguments.peers:
+            if PEERS[peer] and importlib.util.find_spec(PEERS[peer]) is None:
+                notes.append(f"{peer}: not installed: pip install {VERSIONS[peer]}")
+                continue
+            for result in RUNNERS[peer](bench, model, arguments.targets, arguments.steps):
+                report_progress(result)
+                results.append(result)
+        images = sum(len(x) for x, _ in bench.test)
+        print(f"\n{model}: {baseline:.1f} %; top-1 in % on {images:,} images, MACs kept in brackets")
+        print("\n".join(format_table(results, arguments.targets, markdown=arguments.markdown) + notes), flush=True)
+        print("\n".join(list_defeats(results)), flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.5, 0.35, 0.2], help="shares of the MACs")
+    parser.add_argument("--steps", type=int, default=300, help="steps of the recovery; 0 for none")
+    parser.add_argument("--images", type=int, default=2000, help="calibration images")
+    parser.add_argument("--test-images", type=int, default=10000, help="random test images")
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    arguments = parser.parse_args()
+    arguments.targets.sort(reverse=True)
+    return arguments
+
+
+def limit_test(bench: Bench, count: int) -> None:
+    """Keep a random part of the test images."""
+    x, y = (np.concatenate(parts) for parts in zip(*bench.test, strict=True))
+    chosen = np.sort(np.random.default_rng(bench.seed).permutation(len(x))[:count])
+    bench.test = [(x[part], y[part]) for part in np.array_split(chosen, -(-len(chosen) // 500))]
+
+
+def measure_kept(bench: Bench, model: ModelProto) -> float:
+    """Return which share of the original's MACs a model has."""
+    return measure_cost(model, bench.network.input_shapes).macs / bench.network.cost.macs
+
+
+def run_basisprune(bench: Bench, _model: str, targets: list[float], steps: int) -> Iterator[Result]:
+    """Cut with the library's own kinds of pruning."""
+    for row in (item for item in ROWS if item.kind == "fisher"):
+        yield from run_row(bench, row, targets, steps)
+
+
+def run_row(bench: Bench, row: Row, targets: list[float], steps: int) -> Iterator[Result]:
+    """Cut with one kind of pruning, each time from the same two passes over the images."""
+    assessment = assess_network(
+        bench.network, bench.calibration, row.kind, row.prune, Silence(), compensate=row.compensate
+    )
+    for target in targets:
+        planned = plan_cut(bench.network, assessment, row.prune, Budget("macs", target * bench.network.cost.macs))
+        model, pairs = cut_network(bench.network, assessment, planned.plan)
+        tuned = bench.measure_top1(bench.recover(model, dict(pairs), steps)) if steps else None
+        cut = bench.measure_top1(serialize_model(model))
+        yield Result(f"basisprune {row.name}", target, measure_kept(bench, model), cut, tuned)
+
+
+def run_torch_pruning(bench: Bench, model: str, targets: list[float], steps: int) -> Iterator[Result]:
+    """Cut with Torch-Pruning, with batch-norm statistics as they were and re-estimated."""
+    import torch
+    from peers_torch_pruning import (
+        Images,
+        count_macs,
+        distill,
+        export_module,
+        load_module,
+        reestimate_statistics,
+        walk_down,
+    )
+
+    indices = np.arange(len(bench.images))
+    x, y = bench.images.load(indices), bench.images.dataset.labels
+    assert y is not None, "the calibration images have class folders"
+    logits = Session(serialize_model(bench.subject.model)).predict(x[:PROBE])
+    images = Images(torch.from_numpy(x), torch.from_numpy(y))
+    teacher = load_module(model, bench.network.program, images.x, logits)
+    for target, pruned in walk_down(copy.deepcopy(teacher), images, targets, bench.network.cost.macs):
+        exported = export_module(pruned)
+        kept = measure_kept(bench, exported)
+        assert kept == count_macs(pruned) / bench.network.cost.macs, "the counters differ"
+        fresh = reestimate_statistics(pruned, images.x)
+        tuned = None
+        if steps:
+            student = distill(teacher, fresh, images.x, bench.subject.head, steps, bench.seed)
+            tuned = bench.measure_top1(serialize_model(export_module(student)))
+        for suffix, content in (("", exported), (", re-estimated", export_module(fresh))):
+            top1 = bench.measure_top1(serialize_model(content))
+            yield Result(f"Torch-Pruning GroupTaylor{suffix}", target, kept, top1, tuned)
+
+
+def run_onnxsim(bench: Bench, _model: str, targets: list[float], _steps: int) -> Iterator[Result]:
+    """Cut with onnxsim."""
+    from peers_onnxsim import prune_model
+
+    x = bench.images.load(np.arange(len(bench.images)))
+    for target in targets:
+        model = prune_model(bench.subject.model, x, target, lambda item: measure_kept(bench, item))
+        top1 = bench.measure_top1(serialize_model(model))
+        yield Result("onnxsim structured Wanda", target, measure_kept(bench, model), top1, None)
+
+
+RUNNERS = {"basisprune": run_basisprune, "torch-pruning": run_torch_pruning, "onnxsim": run_onnxsim}
+
+
+def report_progress(result: Result) -> None:
+    """Print a result as it comes, where it doesn't disturb the table."""
+    tuned = "" if result.tuned is None else f", tuned {result.tuned:.1f}"
+    print(
+        f"{time.strftime('%H:%M:%S')} {result.method}, {result.target}: {result.cut:.1f} ({result.kept:.3f}){tuned}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def format_table(results: list[Result], targets: list[float], *, markdown: bool) -> list[str]:
+    """Return the lines of an aligned table, one line per method."""
+    cells = {(item.method, item.target): item for item in results}
+    methods = list(dict.fromkeys(item.method for item in results))
+    head = ["method", *(f"{name} {target:g}" for target in targets for name in ("cut", "tuned"))]
+    rows = [[name, *(cell for target in targets for cell in format_cells(cells[name, target]))] for name in methods]
+    widths = [max(len(row[index]) for row in [head, *rows]) for index in range(len(head))]
+    lines = [
+        [text.ljust(width) if index == 0 else text.rjust(width) for index, (text, width) in enumerate(pairs)]
+        for pairs in (list(zip(row, widths, strict=True)) for row in [head, *rows])
+    ]
+    if not markdown:
+        return ["  ".join(line) for line in lines]
+    rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    return [f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]]]
+
+
+def format_cells(result: Result) -> list[str]:
+    """Return both cells of a method at a target."""
+    return [f"{result.cut:.1f} ({result.kept:.3f})", "-" if result.tuned is None else f"{result.tuned:.1f}"]
+
+
+# What should not be worse than what.
+ORDER = (
+    ("basisprune double", "basisprune basis, fisher"),
+    ("basisprune double", "basisprune channels"),
+    ("basisprune double", "basisprune double, no compensation"),
+    ("basisprune channels", "basisprune channels, no compensation"),
+)
+
+
+def list_defeats(results: list[Result]) -> list[str]:
+    """Return where `double` is less accurate than its parts, or compensation worse than none."""
+    cells = {(item.method, item.target): item for item in results}
+    lines = []
+    for better, worse in ORDER:
+        for target in sorted({item.target for item in results}, reverse=True):
+            first, second = cells.get((better, target)), cells.get((worse, target))
+            if first is None or second is None:
+                continue
+            for name, ours, theirs in (("cut", first.cut, second.cut), ("tuned", first.tuned, second.tuned)):
+                if ours is not None and theirs is not None and ours < theirs:
+                    lines.append(f"at {target:g}, {name}: {better} {ours:.2f} < {worse} {theirs:.2f}")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
