@@ -15,6 +15,7 @@ from onnx_basisprune.cli.options import (
     json_options,
     list_option,
     option,
+    provider_option,
     read_verbosity,
     verbosity_options,
 )
@@ -39,6 +40,7 @@ _HOW = "How long"
     metavar="N[,N...]",
     help="onnxruntime's threads; several are measured one after the other.  [default: onnxruntime's own choice]",
 )
+@provider_option(_WHAT)
 @option(
     "--input-shape",
     section=_WHAT,
@@ -52,6 +54,12 @@ _HOW = "How long"
     default=BenchmarkConfig.cold_start,
     show_default=True,
     help="Measure load time, first run and peak memory, each in a fresh process.",
+)
+@option(
+    "--profile",
+    section=_WHAT,
+    is_flag=True,
+    help="Show where the time goes, node by node; with two models a decomposed Conv beside the pair that replaced it.",
 )
 @option(
     "--rounds",
@@ -99,7 +107,7 @@ def benchmark(
     force: bool,
     **options: Any,
 ) -> None:
-    """Time model A, or A and B in turns, with onnxruntime on the CPU.
+    """Time model A, or A and B in turns, with onnxruntime.
 
     With two models the speed-up is the time of A divided by the time of B, with its 95 % confidence interval;
     as both run in turns, what else the machine does hits both alike.

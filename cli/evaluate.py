@@ -15,6 +15,7 @@ from onnx_basisprune.cli.options import (
     labels_option,
     option,
     preprocess_options,
+    provider_option,
     read_verbosity,
     verbosity_options,
 )
@@ -70,6 +71,7 @@ from onnx_basisprune.config import EvaluationConfig
     metavar="N",
     help="onnxruntime's threads.  [default: onnxruntime's own choice]",
 )
+@provider_option("How it is measured")
 @preprocess_options()
 @json_options()
 @verbosity_options()

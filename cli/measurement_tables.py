@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from onnx_basisprune.benchmark_report import BenchmarkReport, BenchmarkRun, ModelTiming
+from onnx_basisprune.cli.node_table import print_nodes
 from onnx_basisprune.cli.numbers import (
-    UNKNOWN,
     show_amount,
     show_count,
     show_interval,
@@ -17,12 +18,7 @@ from onnx_basisprune.cli.numbers import (
     show_percent,
 )
 from onnx_basisprune.cli.tables import build_table, print_lines, show_drop
-from onnx_basisprune.results import (
-    BenchmarkReport,
-    BenchmarkRun,
-    EvaluationReport,
-    ModelTiming,
-)
+from onnx_basisprune.results import EvaluationReport, Speedup
 
 
 def print_evaluation(console: Console, report: EvaluationReport) -> None:
@@ -51,18 +47,17 @@ def print_evaluation(console: Console, report: EvaluationReport) -> None:
 
 
 def print_benchmark(console: Console, report: BenchmarkReport) -> None:
-    """Print a row per model and measurement, and the ratio where there are two."""
-    cold = any(run.a.load_ms is not None for run in report.runs)
-    figures = ["median", "p90", "images/s", *(["load", "first run", "memory"] if cold else []), "speed-up (95 %)"]
-    table = build_table(["batch", "threads", "model"], figures if report.config["b"] is not None else figures[:-1])
+    """Print for every measurement a table of the models, the verdict on two, and the nodes if they were profiled."""
     names = _name_models(report)
-    for run in report.runs:
-        for name, timing, ratio in _list_contenders(run, names):
-            table.add_row(
-                str(run.batch_size), "default" if run.threads is None else str(run.threads), name,
-                *_list_figures(timing, cold=cold), *ratio,
-            )  # fmt: skip
-    console.print(table)
+    for position, run in enumerate(report.runs):
+        lines = [] if position == 0 else [""]
+        print_lines(console, [*lines, _name_run(run, report.environment["execution_provider"]), ""])
+        _print_timings(console, run, names)
+        if run.speedup is not None:
+            print_lines(console, ["", f"{names[1]}: {show_verdict(run.speedup)}"])
+        if run.nodes:
+            console.print()
+            print_nodes(console, run, names)
 
 
 def _name_models(report: BenchmarkReport) -> list[str]:
@@ -72,12 +67,20 @@ def _name_models(report: BenchmarkReport) -> list[str]:
     return [show_name(str(path) if same else path.name) for path in paths]
 
 
-def _list_contenders(run: BenchmarkRun, names: Sequence[str]) -> list[tuple[str, ModelTiming, list[str]]]:
-    """Return the models of one measurement with their last column."""
-    if run.b is None:
-        return [(names[0], run.a, [])]
-    ratio = run.speedup and f"{run.speedup.median:.2f}x ({run.speedup.low:.2f} - {run.speedup.high:.2f})"
-    return [(names[0], run.a, [""]), (names[1], run.b, [ratio or UNKNOWN])]
+def _name_run(run: BenchmarkRun, provider: str) -> str:
+    """Return what a measurement was made on."""
+    threads = "default threads" if run.threads is None else f"{run.threads} thread{'s' * (run.threads != 1)}"
+    return f"Batch {run.batch_size}, {threads}, {provider}"
+
+
+def _print_timings(console: Console, run: BenchmarkRun, names: Sequence[str]) -> None:
+    """Print a row per model."""
+    timings = [timing for timing in (run.a, run.b) if timing is not None]
+    cold = any(timing.load_ms is not None for timing in timings)
+    table = build_table(["model"], ["median", "p90", "images/s", *(["load", "first run", "memory"] if cold else [])])
+    for name, timing in zip(names, timings, strict=True):
+        table.add_row(name, *_list_figures(timing, cold=cold))
+    console.print(table)
 
 
 def _list_figures(timing: ModelTiming, *, cold: bool) -> list[str]:
@@ -90,3 +93,13 @@ def _list_figures(timing: ModelTiming, *, cold: bool) -> list[str]:
             show_amount(timing.peak_memory_bytes, "B"),
         ]
     return figures
+
+
+def show_verdict(speedup: Speedup) -> str:
+    """Return in words how much faster or slower the second model is."""
+    median, low, high = speedup.median, speedup.low, speedup.high
+    if low <= 1 <= high:
+        return f"no difference that this machine can show (speed-up {median:.2f}x, 95 % {low:.2f} to {high:.2f})"
+    if low > 1:
+        return f"{median:.2f}x faster (95 % {low:.2f} to {high:.2f})"
+    return f"{1 / median:.2f}x slower (95 % {1 / high:.2f} to {1 / low:.2f})"

@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from onnx_basisprune.benchmark_report import BenchmarkReport
 from onnx_basisprune.config import BenchmarkConfig, CompressionConfig, EvaluationConfig, PreprocessConfig
 from onnx_basisprune.errors import (
     BasispruneError,
@@ -27,7 +28,7 @@ from onnx_basisprune.errors import (
 )
 from onnx_basisprune.inspection_report import Inspection
 from onnx_basisprune.progress import Progress
-from onnx_basisprune.results import BenchmarkReport, CompressionReport, EvaluationReport
+from onnx_basisprune.results import CompressionReport, EvaluationReport
 
 if TYPE_CHECKING:
     from onnx_basisprune.reporting.render_json import Report

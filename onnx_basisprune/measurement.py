@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from onnx_basisprune.benchmark_report import BenchmarkReport, BenchmarkRun, ModelTiming, NodeTiming
 from onnx_basisprune.config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.data.dataset import Dataset, open_dataset
 from onnx_basisprune.data.detection import Detection
@@ -16,14 +17,7 @@ from onnx_basisprune.node_table import Profile, tabulate_nodes
 from onnx_basisprune.node_times import NodeNames
 from onnx_basisprune.opening import Images, Subject, open_images, open_subject, predict_all, probe_head
 from onnx_basisprune.progress import Progress, Silence, follow_fraction
-from onnx_basisprune.results import (
-    BenchmarkReport,
-    BenchmarkRun,
-    EvaluationReport,
-    Latency,
-    ModelTiming,
-    NodeTiming,
-)
+from onnx_basisprune.results import EvaluationReport, Latency
 from onnx_basisprune.runtime.baseline import check_above_chance
 from onnx_basisprune.runtime.benchmark import BenchmarkSettings, PairedLatency, benchmark_pair
 from onnx_basisprune.runtime.cold_start import measure_cold_start

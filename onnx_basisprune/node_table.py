@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from onnx_basisprune.benchmark_report import NodePart, NodeTiming
 from onnx_basisprune.node_times import NodeNames
 from onnx_basisprune.planning.types import Operation
-from onnx_basisprune.results import NodePart, NodeTiming
 from onnx_basisprune.runtime.profiling import NodeTime
 
 # What a rewritten Conv's two nodes add to its name, see `graph.rewrite`.

@@ -52,9 +52,12 @@ class NodeNames:
         """Return the node whose work was timed, `None` for what onnxruntime put in."""
         if time.name in self.nodes:
             return self.nodes[time.name]
-        tensor = time.name.removesuffix(BLOCKED_SUFFIX)
-        if tensor != time.name and tensor in self.producers:
-            return self._find_leader(self.producers[tensor], time.op_type)
+        if time.name.endswith(BLOCKED_SUFFIX):
+            tensor = time.name.removesuffix(BLOCKED_SUFFIX)
+            # A lone BatchNormalization becomes a blocked Conv called `<tensor>_bn`.
+            for output in (tensor, tensor.removesuffix("_bn")):
+                if output in self.producers:
+                    return self._find_leader(self.producers[output], time.op_type)
         return self.nodes.get(_DECORATION.sub("", time.name))
 
     def _find_leader(self, last: Operation, op_type: str) -> Operation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from onnx_basisprune.config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.errors import ConfigError, DataError
 from onnx_basisprune.measurement import benchmark_models, evaluate_model
 from onnx_basisprune.runtime import benchmark as benchmark_room
+from onnx_basisprune.runtime import environment as environment_room
+from onnx_basisprune.runtime import session as session_room
 
 CLASSES = 6
 
@@ -201,6 +204,46 @@ def test_two_models_get_a_ratio_and_cold_starts(tmp_path: Path) -> None:
     assert (run.batch_size, run.threads) == (1, None)
 
 
+def test_a_profile_adds_up_to_the_latency_of_each_model(tmp_path: Path) -> None:
+    a, b = save_model(tmp_path / "a.onnx"), save_shifted(tmp_path / "b.onnx")
+    listener = Listener()
+    options = {"threads": (1,), "provider": "CPU", "min_seconds": 0, "max_seconds": 0.01, "cold_start": False}
+    config = BenchmarkConfig(a=a, b=b, batch_size=(2,), profile=True, **options)  # type: ignore[arg-type]
+    report = benchmark_models(config, listener)
+    (run,) = report.runs
+    assert run.b is not None
+    assert {"profile of a.onnx", "profile of b.onnx"} <= set(listener.stages)
+    assert report.environment["execution_provider"] == "CPUExecutionProvider"
+    assert {"Transpose", "Softmax"} <= {node.op_type for node in run.nodes if node.a_ms is not None}
+    assert {"ArgMax", "Mul"} <= {node.op_type for node in run.nodes if node.b_ms is not None}
+    for timing, times in ((run.a, [node.a_ms for node in run.nodes]), (run.b, [node.b_ms for node in run.nodes])):
+        total = sum(ms for ms in times if ms is not None)
+        # All kernels of so small a model may be below the profiler's microsecond.
+        assert total == pytest.approx(timing.latency.median_ms, rel=1e-9) or total == 0.0
+    assert benchmark_models(replace(config, profile=False)).runs[0].nodes == ()
+
+
+def test_every_session_takes_the_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = save_model(tmp_path / "m.onnx"), save_data(tmp_path / "d.npz")
+    asked = []
+
+    def note_provider(name: str) -> str:
+        asked.append(name)
+        return "CPUExecutionProvider"
+
+    monkeypatch.setattr(session_room, "find_provider", note_provider)
+    monkeypatch.setattr(environment_room, "find_provider", note_provider)
+    evaluate_model(EvaluationConfig(model=model, data=data, reference=model, provider="other"))
+    assert asked == ["other"] * 3  # two sessions and the environment
+    asked.clear()
+    options = {"min_seconds": 0, "max_seconds": 0.01, "cold_start": False}
+    benchmark_models(BenchmarkConfig(a=model, b=model, provider="other", profile=True, **options))  # type: ignore[arg-type]
+    assert asked == ["other"] * 5
+    # The cold start has a process of its own, which knows no such provider.
+    with pytest.raises(ConfigError, match="no execution provider 'other'"):
+        benchmark_models(BenchmarkConfig(a=model, provider="other", min_seconds=0, max_seconds=0.01))
+
+
 def test_the_input_shape_fills_open_sizes_and_gives_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = save_model(tmp_path / "m.onnx", shape="N, 6, H, W")
     config = BenchmarkConfig(
@@ -236,6 +279,14 @@ def test_the_input_shape_fills_open_sizes_and_gives_the_batch(tmp_path: Path, mo
 def test_benchmark_options_that_no_run_can_use_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         bp.benchmark_models("missing.onnx", **options)
+
+
+def test_an_unknown_provider_is_refused(tmp_path: Path) -> None:
+    model, data = save_model(tmp_path / "m.onnx"), save_data(tmp_path / "d.npz")
+    with pytest.raises(ConfigError, match=r"no execution provider 'gpu9'; expected one of .*cpu"):
+        bp.benchmark_models(model, provider="gpu9")
+    with pytest.raises(ConfigError, match=r"no execution provider 'gpu9'; expected one of .*cpu"):
+        bp.evaluate_model(model, data, provider="gpu9")
 
 
 @pytest.mark.parametrize(

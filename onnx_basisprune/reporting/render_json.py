@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from onnx_basisprune.benchmark_report import BenchmarkReport
 from onnx_basisprune.inspection_report import Inspection
-from onnx_basisprune.results import BenchmarkReport, CompressionReport, EvaluationReport
+from onnx_basisprune.results import CompressionReport, EvaluationReport
 
 Report = CompressionReport | Inspection | EvaluationReport | BenchmarkReport
 

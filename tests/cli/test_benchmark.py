@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onnx_basisprune.cli.main import basisprune
+from onnx_basisprune.cli.measurement_tables import show_verdict
+from onnx_basisprune.results import Speedup
 
 MODEL = Path(__file__).resolve().parents[2] / "sample_models" / "digits.onnx"
 SHORT = ["--rounds", "2", "--min-seconds", "0", "--max-seconds", "0.02"]
@@ -21,21 +23,61 @@ def run(*arguments: str) -> Result:
 def test_one_model_gets_no_ratio() -> None:
     result = run(str(MODEL), "--no-cold-start")
     assert result.exit_code == 0
-    header, _, row = result.stdout.splitlines()[:3]
-    assert "speed-up" not in header
-    assert "load" not in header
-    assert row.split()[:3] == ["1", "default", "digits.onnx"]
-    assert row.split()[4] == "ms"
+    title, _, header, _, row = result.stdout.splitlines()
+    assert title == "Batch 1, default threads, CPUExecutionProvider"
+    assert header.split() == ["model", "median", "p90", "images/s"]
+    assert row.split()[::2] == ["digits.onnx", "ms", "ms"]
 
 
-def test_two_models_get_a_row_each_and_a_ratio_for_every_combination() -> None:
+def test_two_models_get_a_row_each_and_a_verdict_for_every_combination() -> None:
     result = run(str(MODEL), str(MODEL), "--batch-size", "1,2", "--threads", "1", "--threads", "2", "--no-cold-start")
     assert result.exit_code == 0
-    rows = [line.split() for line in result.stdout.splitlines()[2:] if line.strip()]
-    assert [row[:2] for row in rows[::2]] == [["1", "1"], ["1", "2"], ["2", "1"], ["2", "2"]]
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if line.startswith("Batch")] == [
+        f"Batch {size}, {threads}, CPUExecutionProvider" for size in (1, 2) for threads in ("1 thread", "2 threads")
+    ]
     # Of the same file name, the paths are shown.
-    assert all(row[2] == str(MODEL) for row in rows)
-    assert all(any(cell.endswith("x") for cell in row) for row in rows[1::2])
+    assert sum(line.startswith(f"{MODEL} ") for line in lines) == 8
+    assert sum(line.startswith(f"{MODEL}: ") and "95 %" in line for line in lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("speedup", "words"),
+    [
+        (Speedup(2.314, 2.28, 2.351), "2.31x faster (95 % 2.28 to 2.35)"),
+        (Speedup(0.8, 0.75, 0.9), "1.25x slower (95 % 1.11 to 1.33)"),
+        (Speedup(1.1, 0.98, 1.2), "no difference that this machine can show (speed-up 1.10x, 95 % 0.98 to 1.20)"),
+        (Speedup(1.0, 1.0, 1.0), "no difference that this machine can show (speed-up 1.00x, 95 % 1.00 to 1.00)"),
+    ],
+)
+def test_the_verdict_is_in_words(speedup: Speedup, words: str) -> None:
+    assert show_verdict(speedup) == words
+
+
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_the_tables_fit_the_terminal(width: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    result = run(str(MODEL), str(MODEL), "--profile")
+    assert result.exit_code == 0
+    # Lines of prose are wrapped by the terminal.
+    lines = [line for line in result.stdout.splitlines() if not line.startswith(("(A is", f"{MODEL}: "))]
+    assert max(map(len, lines)) <= int(width)
+    assert "digits.on" in result.stdout
+
+
+def test_the_profile_shows_where_the_time_goes(tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+    result = run(str(MODEL), str(MODEL), "--profile", "--no-cold-start", "--threads", "1", "--json", str(target))
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert "Where the time goes, by onnxruntime's profiler, scaled to the medians" in lines
+    assert lines[-1].split()[0] == "all"
+    (measured,) = json.loads(target.read_text())["runs"]
+    for side in "ab":
+        nodes = {node["name"]: node[f"{side}_ms"] for node in measured["nodes"]}
+        assert sum(nodes.values()) == pytest.approx(measured[side]["latency"]["median_ms"], rel=1e-9)
+        assert {"/stages/stages.0/conv1/Conv", "/stages/stages.4/conv2/Conv"} <= set(nodes)
+        assert f"\n{max(nodes, key=nodes.__getitem__)} " in result.stdout or "(inserted" in result.stdout
 
 
 def test_json_on_stdout_is_nothing_but_json() -> None:
@@ -51,12 +93,14 @@ def test_json_on_stdout_is_nothing_but_json() -> None:
     assert measured["speedup"]["low"] <= measured["speedup"]["median"] <= measured["speedup"]["high"]
     assert values["config"]["rounds"] == 2
     assert values["environment"]["execution_provider"] == "CPUExecutionProvider"
+    assert values["environment"]["denormals"] in ("flushed to zero", "kept")
+    assert measured["nodes"] == []
 
 
 def test_cold_starts_have_columns_of_their_own() -> None:
     result = run(str(MODEL), "--threads", "1")
     assert result.exit_code == 0
-    assert all(title in result.stdout.splitlines()[0] for title in ("load", "first run", "memory"))
+    assert all(title in result.stdout.splitlines()[2] for title in ("load", "first run", "memory"))
     assert " MB" in result.stdout
 
 
@@ -75,6 +119,7 @@ def test_warnings_go_to_stderr_even_when_quiet() -> None:
         (["missing.onnx"], 1, "missing.onnx"),
         ([str(MODEL), "--input-shape", "1,3,20,20"], 2, "takes images of shape"),
         ([str(MODEL), "missing.onnx"], 1, "missing.onnx"),
+        ([str(MODEL), "--provider", "nowhere"], 2, "has no execution provider 'nowhere'; expected one of "),
     ],
 )
 def test_what_cannot_be_timed_is_one_line(arguments: list[str], code: int, message: str) -> None:

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnx_basisprune.benchmark_report import BenchmarkReport, BenchmarkRun, ModelTiming
 from onnx_basisprune.reporting.render_json import render_json, to_plain
 from onnx_basisprune.results import (
     Accuracy,
-    BenchmarkReport,
-    BenchmarkRun,
     CompressionReport,
     Gate,
     Interval,
     Latency,
     LayerReport,
     ModelMeasurement,
-    ModelTiming,
     RecoveryReport,
     Speedup,
 )

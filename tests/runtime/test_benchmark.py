@@ -126,6 +126,10 @@ def test_warns_where_figures_are_doubtful() -> None:
     assert benchmark._find_warnings(None, 30, 0.0, settings) == ()
     (noisy,) = benchmark._find_warnings(blurred, 30, 0.0, settings)
     assert "1.80 to 2.30" in noisy
+    (undecided,) = benchmark._find_warnings(Speedup(1.0, 0.99, 1.02), 30, 0.0, settings)
+    assert "don't differ by more than this machine's noise (0.99 to 1.02)" in undecided
+    (unknown,) = benchmark._find_warnings(Speedup(1.1, 0.9, 1.4), 30, 0.0, settings)
+    assert "too noisy to tell whether the second model is faster or slower (0.90 to 1.40)" in unknown
     (few,) = benchmark._find_warnings(sharp, 5, 0.0, settings)
     assert "5 of 30 rounds" in few
     (crowded,) = benchmark._find_warnings(sharp, 30, 1.25, settings)

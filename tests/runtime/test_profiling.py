@@ -58,14 +58,28 @@ def event(name: str, start: int, duration: int, op_type: str = "Conv", category:
     return {"cat": category, "name": name, "ts": start, "dur": duration, "args": {"op_name": op_type}}
 
 
-def test_takes_the_median_of_the_runs_after_the_warm_up() -> None:
+def test_lists_the_kernels_runs_in_order_of_time() -> None:
     events = [event("model_run", 0, 2000, category="Session")]
     for run, (a, b) in enumerate([(900, 800), (10, 7), (30, 1), (20, 2), (1000, 4)]):
         # Not in the order in which they ran.
         events.append(event("b_kernel_time", 10000 * run + 2000, b, "Relu"))
         events.append(event("a_kernel_time", 10000 * run + 5, a))
         events.append(event("a_fence_before", 10000 * run, 500))
-    assert profiling._summarize_nodes(events, 1) == (NodeTime("a", "Conv", 25.0), NodeTime("b", "Relu", 3.0))
+    kernels = profiling.list_kernels(events)
+    assert list(kernels.items()) == [(("a", "Conv"), [900, 10, 30, 20, 1000]), (("b", "Relu"), [800, 7, 1, 2, 4])]
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"), [([7], 7.0), ([1, 2], 1.5), ([900, 10, 30, 20, 5], 20.0), ([4, 0, 3, 99, 4, 3, 4, 0], 3.5)]
+)
+def test_the_mean_of_the_middle_half_forgets_what_is_far_off(values: list[int], mean: float) -> None:
+    assert profiling.average_middle(values) == pytest.approx(mean, abs=1e-12)
+
+
+def test_the_warm_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "list_kernels", lambda _: {("a", "Conv"): [900, 800, 10, 12, 11, 13]})
+    model = build_model("y = Softmax (x)")
+    assert profile_nodes(model, {"x": X}, threads=1, runs=4, warmup=2) == (NodeTime("a", "Conv", 11.5),)
 
 
 def test_what_cannot_run_leaves_no_file(folder: Path) -> None:
