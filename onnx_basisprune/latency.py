@@ -161,5 +161,6 @@ def _make_price(conv: ConvShape, counts: Counts, table: LatencyTable, time: floa
         read(conv, counts.ins, counts.outs),
         read(basis, counts.ins, counts.ranks),
         read(scaling, counts.ranks, counts.outs),
+        max(counts.ranks, default=0),
         factor,
     )

@@ -138,8 +138,6 @@ class MeasuredGrid:
         self, counts: NDArray[np.int64], measured: Mapping[int, NDArray[np.int64]]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the counts to look up and their classes, both among the measured ones."""
-        if not measured:
-            raise ValueError("nothing was measured")
         classes = classify_count(counts, self._block)
         known = np.isin(classes, list(measured))
         filled = np.where(known, counts, -(-counts // self._block) * self._block)
@@ -216,12 +214,14 @@ class MeasuredPrice:
         conv: The undecomposed Conv.
         basis: The basis conv, by input channels and rank.
         scaling: The 1×1 scaling conv, by rank and output channels.
+        largest_rank: Pairs of larger ranks weren't measured, and aren't wanted.
         factor: What the Conv took within the model over what it takes alone.
     """
 
     conv: MeasuredGrid
     basis: MeasuredGrid
     scaling: MeasuredGrid
+    largest_rank: int
     factor: float
 
     def whole(self, in_channels: int, out_channels: int) -> float:
@@ -230,5 +230,8 @@ class MeasuredPrice:
 
     def pair(self, in_channels: int, ranks: NDArray[Any], out_channels: int) -> Vector:
         """Return the times of pairs of these ranks."""
-        ranks = np.asarray(ranks, dtype=np.int64)
-        return self.factor * (self.basis.at(in_channels, ranks) + self.scaling.at(ranks, out_channels))
+        times = np.full(len(ranks), np.inf)
+        known = np.asarray(ranks, dtype=np.int64) <= self.largest_rank
+        if known.any():
+            times[known] = self.basis.at(in_channels, ranks[known]) + self.scaling.at(ranks[known], out_channels)
+        return self.factor * times
