@@ -126,10 +126,10 @@ _method_options = apply_options(
     option(
         "--recover",
         section=_METHOD,
-        type=click.Choice(["none", "scale"]),
+        type=click.Choice(["none", "scale", "full"]),
         default=CompressionConfig.recover,
-        help="Afterwards, tune scaling factors, biases and the final classifier so that the outputs are the "
-        "original's again (no labels needed), or nothing.",
+        help="What is tuned afterwards so that the outputs are the original's again (no labels needed): scaling "
+        "factors, biases and the final classifier (scale), all weights (full), or nothing.",
     ),
     option(
         "--recover-steps",

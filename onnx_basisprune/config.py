@@ -64,7 +64,7 @@ class CompressionConfig(PreprocessConfig):
         basis: `fisher` (data-aware) or `svd` (published).
         prune: What is removed: `basis` components, coupled output `channels`, or both (`double`).
         rounds: How many times statistics are taken anew on the way to the budget.
-        recover: `scale` tunes scaling factors, biases and the final classifier; `none` nothing.
+        recover: `scale` tunes scaling factors, biases and the final classifier; `full` all weights; `none` nothing.
         recover_steps: Optimiser steps of the recovery.
         augment: Augmentation during the recovery.
         exclude: Names of nodes that are left as they are.
@@ -92,7 +92,7 @@ class CompressionConfig(PreprocessConfig):
     benchmark_batch_size: int | None = None
     basis: Literal["fisher", "svd"] = "fisher"
     prune: Literal["basis", "channels", "double"] = "double"
-    recover: Literal["none", "scale"] = "scale"
+    recover: Literal["none", "scale", "full"] = "scale"
     recover_steps: int = 300
     augment: Literal["none", "shift", "shift+flip"] = "shift"
     exclude: tuple[str, ...] = ()

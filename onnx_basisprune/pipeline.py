@@ -175,7 +175,7 @@ def recover(
     config: CompressionConfig,
     recorder: Recorder,
 ) -> tuple[ModelProto, RecoveryReport | None]:
-    """Tune scaling factors, biases and the final classifier, unless nothing was cut or nobody wants it."""
+    """Tune the weights that `--recover` names, unless nothing was cut or nobody wants it."""
     untouched = not pairs and model.graph == network.model.graph
     if config.recover == "none" or config.recover_steps == 0 or untouched:
         return model, None
@@ -189,6 +189,7 @@ def recover(
         layout=images.preprocessing.layout,
         seed=config.seed,
         fixed_batch=calibration.fixed_batch,
+        mode=config.recover,
     )
     recorder.start("recovery", config.recover_steps)
     distillation = Distillation(

@@ -161,12 +161,15 @@ class RecoveryReport:
     """The recovery's course.
 
     Attributes:
-        mode: `scale`.
-        steps: Optimiser steps taken.
-        kept: Whether the tuned values were kept (they are dropped where they made things worse).
+        mode: `scale` or `full`.
+        steps: Optimiser steps taken, those of attempts that were given up included.
+        kept: Whether the tuned values were kept (they are dropped where they made nothing better).
         held_out_loss_before: Distillation loss on held-out calibration images before.
         held_out_loss_after: The same for the values that were kept.
-        curve: `(step, held-out loss)` at each check.
+        curve: `(step, held-out loss, learning rate)` at each check.
+        learning_rate: The highest of the last attempt, as a fraction of each weight's size per step.
+        precision: `bfloat16` where the CPU computes in it, else `float32`.
+        images_per_second: Images learned from divided by the seconds that it took, with all checks.
     """
 
     mode: str
@@ -174,7 +177,10 @@ class RecoveryReport:
     kept: bool
     held_out_loss_before: float
     held_out_loss_after: float
-    curve: tuple[tuple[int, float], ...] = ()
+    curve: tuple[tuple[int, float, float], ...] = ()
+    learning_rate: float | None = None
+    precision: str = "float32"
+    images_per_second: float | None = None
 
 
 @dataclass(frozen=True)

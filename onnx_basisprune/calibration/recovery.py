@@ -1,40 +1,46 @@
 """Recovery without labels: distil the original model into the compressed one (METHOD section 6).
 
-`scale` trains one factor per basis channel, the biases and the final classifier, no other weight. The best values on a
-held-out slice of the calibration images are kept, and those given where training doesn't better them. A learning rate
-that makes things worse is noticed on the slice: training starts again from the beginning with a third of it.
+The best values on a held-out slice of the calibration images are kept, and those given where training doesn't better
+them. Training ends early when the held-out loss no longer falls. A learning rate that makes things worse is noticed
+there, too: training starts again from the beginning with a third of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from time import perf_counter
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from onnx_basisprune.calibration.augment import Augmentation, augment_images
+from onnx_basisprune.calibration.augment import Augmentation
 from onnx_basisprune.calibration.batching import fill_batch
+from onnx_basisprune.calibration.course import Arrays, Course
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.gradient_pass import to_channels_last
+from onnx_basisprune.calibration.image_store import ImageStore, LoadImages
+from onnx_basisprune.calibration.learning_rate import (
+    DEFAULT_RATE,
+    compute_cycle,
+    count_trial_steps,
+    find_learning_rate,
+)
+from onnx_basisprune.calibration.lessons import Lesson, Lessons, split_indices
 from onnx_basisprune.calibration.loss import flatten_logits, is_binary
+from onnx_basisprune.calibration.student import RecoveryMode, Student, list_trained, make_student, prepare_executor
 from onnx_basisprune.planning.types import Head, Operation, Program
 from onnx_basisprune.results import RecoveryReport
 
-LoadImages = Callable[[NDArray[np.int64]], NDArray[Any]]
-Arrays = dict[str, NDArray[Any]]
-
 _TEMPERATURE = 2.0
-_LEARNING_RATE = 3e-3
 _ATTEMPTS = 3
-_WARM_UP = 0.1
-_CHECKS = 10
+_TRIAL_IMAGES = 64
+_CHECKS = 20
+# A check takes about as long as a step.
+_LEAST_INTERVAL = 5
 _HELD_OUT_FRACTION = 0.1
 _MOST_HELD_OUT = 256
-# Held-out loss relative to the start beyond which a learning rate is given up.
-_DIVERGED = 1.5
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class RecoverySettings:
         layout: Where their channel axis is.
         seed: Seeds the split, the draws and the augmentation.
         fixed_batch: Batch size that the graphs insist on, at least `chunk_size`; `None` where they take any.
+        mode: What is trained.
     """
 
     steps: int
@@ -58,33 +65,7 @@ class RecoverySettings:
     layout: Literal["nchw", "nhwc"]
     seed: int
     fixed_batch: int | None = None
-
-
-@dataclass(frozen=True)
-class _Student:
-    """The compressed graph with its trainable tensors.
-
-    Attributes:
-        executor: Runs the graph.
-        free: Initializer name → tensor that is trained itself.
-        factors: Scaling weight's name → one trained factor per basis channel, `[r]`.
-    """
-
-    executor: Executor
-    free: dict[str, torch.Tensor]
-    factors: dict[str, torch.Tensor]
-
-    def parameters(self) -> list[torch.Tensor]:
-        """Return all trainable tensors."""
-        return [*self.free.values(), *self.factors.values()]
-
-    def effective_weights(self) -> dict[str, torch.Tensor]:
-        """Return what the graph computes with instead of its initializers."""
-        weights = dict(self.free)
-        for name, factor in self.factors.items():
-            scaling = self.executor.parameters[name]
-            weights[name] = scaling * factor.view(1, -1, *(1,) * (scaling.ndim - 2))
-        return weights
+    mode: RecoveryMode = "scale"
 
 
 class Distillation:
@@ -113,22 +94,23 @@ class Distillation:
             image_count: Calibration images.
             settings: How to recover.
         """
-        self._settings, self._head, self._load = settings, head, load_images
+        self._settings, self._head = settings, head
         self._input = teacher.inputs[0].name
-        self._teacher, self._executor = Executor(teacher), Executor(student)
-        for executor in (self._teacher, self._executor):
-            executor.parameters = {k: to_channels_last(v) for k, v in executor.parameters.items()}
-        self._free_names = list_free_parameters(student, classifier) - set(scaling_weights.values())
-        self._scaling = tuple(scaling_weights.values())
+        self._teacher, self._executor = prepare_executor(teacher), prepare_executor(student)
+        trained = list_trained(student, settings.mode, classifier)
+        # In `full`, a scaling weight is trained whole, as every other is.
+        self._scaling = tuple(sorted(scaling_weights.values())) if settings.mode == "scale" else ()
+        self._free = trained - set(self._scaling)
+        store = ImageStore(load_images, image_count)
         order = np.random.default_rng((settings.seed, image_count)).permutation(image_count)
         held_out = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_FRACTION * image_count)))
         # A single image serves as both; better than none.
-        self._held_out, self._training = (
-            order[:held_out],
-            order[held_out:] if held_out < image_count else order,
-        )
-        self._parts = split_indices(self._held_out, settings.chunk_size)
-        self._targets = [self._run_teacher(self._fetch(part)) for part in self._parts]
+        training = order[held_out:] if held_out < image_count else order
+        self._lessons = Lessons(store, training, self._answer, settings)
+        parts = split_indices(order[:held_out], settings.chunk_size)
+        images = [to_channels_last(store.fetch(part)) for part in parts]
+        with torch.no_grad():
+            self._held_out = [Lesson(x, self._find_logits(self._teacher, x), len(x) / held_out) for x in images]
 
     def recover(
         self, progress: Callable[[int], None] | None = None, restart: Callable[[], None] | None = None
@@ -142,75 +124,86 @@ class Distillation:
         Returns:
             New arrays by initializer name (none where training made nothing better), and the report.
         """
-        before = self._measure_held_out(self._make_student())
-        best, arrays, curve, done = before, Arrays(), [(0, before)], 0
-        for attempt in range(_ATTEMPTS):
-            student, diverged = self._make_student(), False
-            if attempt and restart is not None:
+        course = Course(self._measure_held_out(self._make_student(), self._held_out))
+        rate, begin = self._find_rate(), perf_counter()
+        while self._train(course, rate, progress) and course.attempts < _ATTEMPTS:
+            rate /= 3
+            if restart is not None:
                 restart()
-            for steps, loss in self._train(student, _LEARNING_RATE / 3**attempt, progress):
-                done += steps
-                curve.append((done, loss))
-                if loss < best:
-                    best, arrays = loss, _read_arrays(student)
-                diverged = not loss <= _DIVERGED * before
-                if diverged:
-                    break
-            if not diverged:
-                break
-        return arrays, RecoveryReport("scale", done, bool(arrays), before, best, tuple(curve))
-
-    def _make_student(self) -> _Student:
-        """Return the compressed graph with fresh trainable tensors."""
-        parameters = self._executor.parameters
-        free = {name: parameters[name].clone().requires_grad_() for name in sorted(self._free_names)}
-        factors = {name: torch.ones(parameters[name].shape[1], requires_grad=True) for name in self._scaling}
-        return _Student(self._executor, free, factors)
-
-    def _train(
-        self, student: _Student, learning_rate: float, progress: Callable[[int], None] | None
-    ) -> Iterator[tuple[int, float]]:
-        """Take all steps, yielding now and then the steps since the last time and the held-out loss."""
-        settings = self._settings
-        generator = np.random.default_rng((settings.seed, settings.steps))
-        optimizer = torch.optim.Adam(student.parameters(), lr=learning_rate)
-        total = settings.steps + 1
-        # At least one step of warm-up: OneCycleLR divides by its length.
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=learning_rate, total_steps=total, pct_start=max(_WARM_UP, 2 / total)
+        report = RecoveryReport(
+            mode=self._settings.mode,
+            steps=course.steps,
+            kept=bool(course.arrays),
+            held_out_loss_before=course.before,
+            held_out_loss_after=course.best,
+            curve=tuple(course.curve),
+            learning_rate=rate,
+            precision="bfloat16" if computes_bfloat16() else "float32",
+            images_per_second=course.steps * self._lessons.batch_size / (perf_counter() - begin),
         )
-        interval, since = max(1, -(-settings.steps // _CHECKS)), 0
-        for step in range(1, settings.steps + 1):
-            chosen = generator.choice(self._training, min(settings.batch_size, len(self._training)), replace=False)
-            optimizer.zero_grad()
-            for part in split_indices(chosen, settings.chunk_size):
-                x = augment_images(self._fetch(part), settings.augmentation, settings.layout, generator)
-                x = to_channels_last(x)
-                with _autocast():
-                    loss = self._measure_loss(student, x, self._run_teacher(x)) / len(chosen)
-                loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+        return course.arrays, report
+
+    def _make_student(self) -> Student:
+        """Return the compressed graph as it was given."""
+        return make_student(self._executor, self._free, self._scaling)
+
+    def _find_rate(self) -> float:
+        """Return the highest learning rate of the course, from trials where there are enough steps for them."""
+        settings = self._settings
+        images = min(_TRIAL_IMAGES, self._lessons.batch_size)
+        steps = count_trial_steps(settings.steps * self._lessons.batch_size, images)
+        held_out = self._held_out[: -(-_TRIAL_IMAGES // settings.chunk_size)]
+
+        def measure_trial(rate: float) -> float:
+            student = self._make_student()
+            optimizer = _make_optimizer(student)
+            for step in range(steps):
+                self._take_step(student, optimizer, rate, step, images)
+            return self._measure_held_out(student, held_out)
+
+        return find_learning_rate(measure_trial) if steps else DEFAULT_RATE
+
+    def _train(self, course: Course, highest_rate: float, progress: Callable[[int], None] | None) -> bool:
+        """Take all steps from the beginning, or as long as they help; return whether the rate was too high."""
+        student, steps = self._make_student(), self._settings.steps
+        optimizer = _make_optimizer(student)
+        interval, since = max(_LEAST_INTERVAL, -(-steps // _CHECKS)), 0
+        course.begin_attempt()
+        for step in range(steps):
+            rate = highest_rate * compute_cycle(step, steps)
+            self._take_step(student, optimizer, rate, step, self._lessons.batch_size)
             since += 1
             if progress is not None:
                 progress(1)
-            if step % interval == 0 or step == settings.steps:
-                yield since, self._measure_held_out(student)
+            if since == interval or step == steps - 1:
+                verdict = course.check(student, since, self._measure_held_out(student, self._held_out), rate)
+                if verdict != "go on":
+                    return verdict == "diverged"
                 since = 0
+        return False
 
-    def _fetch(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        """Load images as a tensor."""
-        return to_channels_last(torch.from_numpy(self._load(indices)))
+    def _take_step(
+        self, student: Student, optimizer: torch.optim.Optimizer, rate: float, number: int, images: int
+    ) -> None:
+        """Learn from a batch, or from the first lessons of it that have so many images."""
+        optimizer.zero_grad()
+        for lesson in self._lessons.draw(number, images):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_bfloat16()):
+                loss = lesson.share * self._measure_loss(student, lesson)
+            loss.backward()  # type: ignore[no-untyped-call]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
 
-    def _run_teacher(self, x: torch.Tensor) -> torch.Tensor:
+    def _answer(self, x: torch.Tensor) -> torch.Tensor:
         """Return the original's logits `[n, classes]`."""
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_bfloat16()):
             return self._find_logits(self._teacher, x)
 
-    def _measure_loss(self, student: _Student, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the summed distillation loss of a batch."""
-        logits = self._find_logits(student.executor, x, student.effective_weights())
-        return distillation_loss(logits, target, self._head)
+    def _measure_loss(self, student: Student, lesson: Lesson) -> torch.Tensor:
+        """Return the mean distillation loss of a lesson."""
+        logits = self._find_logits(student.executor, lesson.x, student.compute_weights())
+        return distillation_loss(logits, lesson.target, self._head) / len(lesson.x)
 
     def _find_logits(
         self, executor: Executor, x: torch.Tensor, overrides: Mapping[str, torch.Tensor] | None = None
@@ -220,19 +213,11 @@ class Distillation:
         values = executor.run({self._input: filled}, [name], overrides=overrides)
         return flatten_logits(values[name].float(), self._head)[: len(x)]
 
-    def _measure_held_out(self, student: _Student) -> float:
-        """Return the mean loss over the held-out slice, in full precision, without augmentation."""
+    def _measure_held_out(self, student: Student, held_out: Sequence[Lesson]) -> float:
+        """Return the mean loss over images, in full precision, without augmentation."""
         with torch.no_grad():
-            losses = [
-                float(self._measure_loss(student, self._fetch(part), target))
-                for part, target in zip(self._parts, self._targets, strict=True)
-            ]
-        return sum(losses) / len(self._held_out)
-
-
-def split_indices(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Return indices in parts of at most `size`."""
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
+            losses = [float(self._measure_loss(student, lesson)) for lesson in held_out]
+        return float(np.average(losses, weights=[lesson.share for lesson in held_out]))
 
 
 def distillation_loss(logits: torch.Tensor, target: torch.Tensor, head: Head) -> torch.Tensor:
@@ -261,32 +246,12 @@ def distillation_loss(logits: torch.Tensor, target: torch.Tensor, head: Head) ->
     )
 
 
-def list_free_parameters(program: Program, classifier: Operation | None) -> set[str]:
-    """Return the initializers that `scale` trains themselves: biases and the final classifier's weights.
-
-    Args:
-        program: The compressed graph.
-        classifier: Its last operation with weights.
-    """
-    names = {
-        operation.inputs[2]
-        for operation in program.operations
-        if operation.op_type in ("Conv", "ConvTranspose", "Gemm")
-        and operation.domain == ""
-        and len(operation.inputs) > 2
-    }
-    if classifier is not None:
-        names |= set(classifier.inputs[1:])
-    return {name for name in names if name in program.initializers and program.initializers[name].dtype == np.float32}
-
-
-def _read_arrays(student: _Student) -> Arrays:
-    """Return the student's trained initializers as arrays."""
-    weights = student.effective_weights()
-    return {name: weights[name].detach().contiguous().numpy().copy() for name in weights}
-
-
-def _autocast() -> torch.autocast:
-    """Return bfloat16 autocast where the CPU computes in bfloat16, else a context that changes nothing."""
+def computes_bfloat16() -> bool:
+    """Return whether the CPU computes in bfloat16 itself; where it doesn't, bfloat16 is slower than float32."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(supported is not None and supported()))
+    return bool(supported is not None and supported())
+
+
+def _make_optimizer(student: Student) -> torch.optim.Optimizer:
+    """Return Adam over a student's changes; each step sets the learning rate."""
+    return torch.optim.Adam(student.changes.values(), fused=True)

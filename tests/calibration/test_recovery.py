@@ -12,16 +12,12 @@ from torch.nn import functional
 
 import onnx_basisprune.calibration.recovery as recovery
 from onnx_basisprune.calibration.executor import Executor
-from onnx_basisprune.calibration.recovery import (
-    Distillation,
-    RecoverySettings,
-    distillation_loss,
-    list_free_parameters,
-    split_indices,
-)
+from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings, distillation_loss
+from onnx_basisprune.calibration.student import RecoveryMode, Student
 from onnx_basisprune.planning.types import Head, Operation, Program, TensorSpec
 
 SOFTMAX, SIGMOID = Head("softmax", "z", "p"), Head("sigmoid", "z", "p")
+MODES: list[RecoveryMode] = ["scale", "full"]
 SETTINGS = RecoverySettings(steps=30, batch_size=16, chunk_size=16, augmentation="none", layout="nchw", seed=0)
 COUNT = 80
 
@@ -89,15 +85,22 @@ def make_distillation(
     return Distillation(make_teacher(), student, head, classifier, {"c2": "c2.w.scaling"}, load_images, count, settings)
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("head", [SOFTMAX, SIGMOID])
-def test_betters_the_held_out_loss(head: Head) -> None:
+def test_betters_the_held_out_loss(head: Head, mode: RecoveryMode) -> None:
     told: list[int] = []
-    arrays, report = make_distillation(head=head).recover(told.append)
+    arrays, report = make_distillation(head=head, settings=replace(SETTINGS, mode=mode)).recover(told.append)
     assert report.kept
     assert report.held_out_loss_after < 0.85 * report.held_out_loss_before
     assert report.steps == sum(told) == 30
-    assert report.curve[0] == (0, report.held_out_loss_before)
-    assert report.held_out_loss_after == min(loss for _, loss in report.curve)
+    assert report.mode == mode
+    assert report.curve[0] == (0, report.held_out_loss_before, 0.0)
+    assert [step for step, _, _ in report.curve] == [0, 5, 10, 15, 20, 25, 30]
+    assert report.held_out_loss_after == min(loss for _, loss, _ in report.curve)
+    assert report.learning_rate is not None
+    assert 0 < max(rate for _, _, rate in report.curve) <= report.learning_rate
+    assert report.images_per_second is not None
+    assert report.images_per_second > 0
     # The loss that is reported is that of the arrays that are handed back.
     student = make_student(2)
     tuned = replace(student, initializers={**student.initializers, **arrays})
@@ -121,6 +124,17 @@ def test_tunes_scaling_factors_biases_and_classifier_and_nothing_else() -> None:
     np.testing.assert_allclose(factors, np.broadcast_to(factors[:1], factors.shape), rtol=1e-5)
 
 
+def test_full_tunes_every_weight_and_does_better() -> None:
+    full, report = make_distillation(settings=replace(SETTINGS, mode="full")).recover()
+    _, scale = make_distillation().recover()
+    before = make_student(2).initializers
+    assert set(full) == set(before)
+    for name, values in full.items():
+        assert (values.shape, values.dtype) == (before[name].shape, np.float32)
+        assert np.abs(values - before[name]).max() > 0
+    assert report.held_out_loss_after < scale.held_out_loss_after
+
+
 def test_student_of_the_caller_is_not_changed() -> None:
     student = make_student(2)
     copies = {name: values.copy() for name, values in student.initializers.items()}
@@ -137,10 +151,13 @@ def test_a_seed_repeats_and_another_differs() -> None:
     assert any(not np.array_equal(values, other.get(name)) for name, values in first.items())
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rate", [1e3, np.inf])
-def test_a_hopeless_learning_rate_returns_nothing_worse(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
-    monkeypatch.setattr(recovery, "_LEARNING_RATE", rate)
-    arrays, report = make_distillation().recover()
+def test_a_hopeless_learning_rate_returns_nothing_worse(
+    monkeypatch: pytest.MonkeyPatch, rate: float, mode: RecoveryMode
+) -> None:
+    monkeypatch.setattr(recovery, "DEFAULT_RATE", rate)
+    arrays, report = make_distillation(settings=replace(SETTINGS, mode=mode)).recover()
     assert report.held_out_loss_after <= report.held_out_loss_before
     assert report.kept == bool(arrays)
     for values in arrays.values():
@@ -149,12 +166,15 @@ def test_a_hopeless_learning_rate_returns_nothing_worse(monkeypatch: pytest.Monk
 
 def test_a_rate_that_is_too_high_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     # An attempt with it diverges; a third, or a ninth, works.
-    monkeypatch.setattr(recovery, "_LEARNING_RATE", 30.0)
-    monkeypatch.setattr(recovery, "_ATTEMPTS", 6)
+    monkeypatch.setattr(recovery, "DEFAULT_RATE", 30.0)
+    monkeypatch.setattr(recovery, "_ATTEMPTS", 8)
     arrays, report = make_distillation().recover()
     assert report.kept
     assert arrays
-    assert len([step for step, _ in report.curve if step]) > 10
+    assert report.learning_rate is not None
+    assert report.learning_rate < 30.0
+    # The attempts that were given up count.
+    assert report.steps > 30
     assert report.held_out_loss_after < report.held_out_loss_before
 
 
@@ -185,8 +205,9 @@ def test_chunks_add_up_to_the_batch() -> None:
     for size in (16, 5):
         distillation = make_distillation(settings=replace(SETTINGS, chunk_size=size, steps=1))
         student = distillation._make_student()
-        list(distillation._train(student, 1e-3, None))
-        gradients.append([parameter.grad.clone() for parameter in student.parameters() if parameter.grad is not None])
+        optimizer = torch.optim.SGD(student.changes.values())
+        distillation._take_step(student, optimizer, 0.0, 0, 16)
+        gradients.append([change.grad.clone() for change in student.changes.values() if change.grad is not None])
     assert len(gradients[0]) == 5
     for whole, parts in zip(*gradients, strict=True):
         # float32 sums in another order (bfloat16 where the CPU computes in it).
@@ -208,17 +229,6 @@ def test_loss_is_the_divergence_at_two_degrees(shape: tuple[int, int]) -> None:
     assert float(distillation_loss(target, target, head)) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_free_parameters() -> None:
-    program = make_student(2)
-    assert list_free_parameters(program, None) == {"c1.b", "c2.b", "fc.b"}
-    assert list_free_parameters(program, program.operations[-1]) == {"c1.b", "c2.b", "fc.b", "fc.w"}
-
-
-def test_split_indices() -> None:
-    parts = split_indices(np.arange(7), 3)
-    assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]
-
-
 def test_fillers_of_a_fixed_batch_do_not_count() -> None:
     settings = replace(SETTINGS, steps=4, chunk_size=7)
     (first, free), (second, fixed) = (
@@ -230,7 +240,7 @@ def test_fillers_of_a_fixed_batch_do_not_count() -> None:
 
 
 def test_each_attempt_counts_its_steps_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "_LEARNING_RATE", 30.0)
+    monkeypatch.setattr(recovery, "DEFAULT_RATE", 30.0)
     attempts = [0]
     _, report = make_distillation().recover(
         lambda steps: attempts.__setitem__(-1, attempts[-1] + steps), lambda: attempts.append(0)
@@ -238,3 +248,50 @@ def test_each_attempt_counts_its_steps_from_the_beginning(monkeypatch: pytest.Mo
     assert len(attempts) > 1
     assert max(attempts) <= SETTINGS.steps
     assert sum(attempts) == report.steps
+
+
+def test_trials_find_the_learning_rate_where_there_are_steps_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "DEFAULT_RATE", 77.0)
+    _, report = make_distillation(settings=replace(SETTINGS, steps=150)).recover()
+    assert report.learning_rate is not None
+    assert 1e-4 < report.learning_rate < 0.1
+    assert report.kept
+
+
+def test_trials_take_few_steps_and_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = []
+    distillation = make_distillation(settings=replace(SETTINGS, steps=150))
+    take_step = distillation._take_step
+
+    def count_images(student: Student, optimizer: torch.optim.Optimizer, rate: float, number: int, size: int) -> None:
+        images.append(size)
+        take_step(student, optimizer, rate, number, size)
+
+    monkeypatch.setattr(distillation, "_take_step", count_images)
+    rate = distillation._find_rate()
+    assert rate > 0
+    assert 0 < sum(images) <= 0.1 * 150 * 16
+    before = make_student(2).initializers
+    for name, values in distillation._make_student().read_arrays().items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_ends_early_where_it_no_longer_helps() -> None:
+    """Eight images that are soon known by heart: the held-out loss stops falling long before the last step."""
+    told: list[int] = []
+    settings = replace(SETTINGS, steps=400, mode="full")
+    arrays, report = make_distillation(rank=7, settings=settings, count=8).recover(told.append)
+    assert report.steps == sum(told) < 400
+    assert report.held_out_loss_after <= report.held_out_loss_before
+    assert report.kept == bool(arrays)
+
+
+def test_reports_the_precision_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "computes_bfloat16", lambda: False)
+    _, exact = make_distillation().recover()
+    monkeypatch.setattr(recovery, "computes_bfloat16", lambda: True)
+    _, rounded = make_distillation().recover()
+    assert (exact.precision, rounded.precision) == ("float32", "bfloat16")
+    assert exact.curve != rounded.curve
+    # Eight bits of mantissa in each step change little of what is reached.
+    assert rounded.held_out_loss_after == pytest.approx(exact.held_out_loss_after, rel=0.05)

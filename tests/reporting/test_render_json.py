@@ -43,7 +43,7 @@ def make_report() -> CompressionReport:
         layers=(LayerReport("c", "Conv", True, "", 8, np.int64(3), 9, 5, 4, 2, np.float32(0.5)),),
         groups=(),
         gates=(Gate("target_macs", 0.5, math.nan, np.bool_(False)),),
-        recovery=RecoveryReport("scale", 2, True, 0.5, 0.25, ((0, 0.5), (2, 0.25))),
+        recovery=RecoveryReport("scale", 2, True, 0.5, 0.25, ((0, 0.5, 0.0), (2, 0.25, 1e-3))),
         timings={"data": 0.5},
         warnings=("careful",),
     )
@@ -66,7 +66,7 @@ def test_a_compression_report_has_the_keys_that_readers_rely_on() -> None:
     assert values["drop_pp"] == {"estimate": 0.5, "low": -0.1, "high": 1.0}
     assert values["gates"] == [{"name": "target_macs", "asked": 0.5, "reached": None, "passed": False}]
     assert values["layers"][0]["rank"] == 3
-    assert values["recovery"]["curve"] == [[0, 0.5], [2, 0.25]]
+    assert values["recovery"]["curve"] == [[0, 0.5, 0.0], [2, 0.25, 1e-3]]
     assert values["config"]["mean"] == [0.5]
 
 

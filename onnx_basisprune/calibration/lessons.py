@@ -1,0 +1,93 @@
+"""What the recovery learns from: batches of augmented images with the original model's logits.
+
+Batches are numbered, and come again after a while: the original isn't asked twice. Beside a student that has been cut a
+lot, its answers would take as long as the training itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnx_basisprune.calibration.augment import augment_images
+from onnx_basisprune.calibration.gradient_pass import to_channels_last
+from onnx_basisprune.calibration.image_store import ImageStore
+
+if TYPE_CHECKING:
+    from onnx_basisprune.calibration.recovery import RecoverySettings
+
+# Views of each image, on average, before they come again.
+_VIEWS = 8
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Some images of a batch.
+
+    Attributes:
+        x: Model input `[n, ...]`.
+        target: The original's logits `[n, classes]`, float32.
+        share: Images here divided by those of the batch.
+    """
+
+    x: torch.Tensor
+    target: torch.Tensor
+    share: float
+
+
+class Lessons:
+    """Numbered batches, drawn and augmented in the same way whenever they are asked for.
+
+    Attributes:
+        batch_size: Images in each.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        indices: NDArray[np.int64],
+        answer: Callable[[torch.Tensor], torch.Tensor],
+        settings: RecoverySettings,
+    ) -> None:
+        """Draw nothing yet.
+
+        Args:
+            store: All images.
+            indices: Those to learn from.
+            answer: Model input → the original's logits.
+            settings: Sizes of batches and lessons, augmentation, layout and seed.
+        """
+        self._store, self._indices, self._answer, self._settings = store, indices, answer, settings
+        self.batch_size = min(settings.batch_size, len(indices))
+        self._period = max(1, -(-_VIEWS * len(indices) // self.batch_size))
+        self._targets: dict[int, list[torch.Tensor]] = {}
+
+    def draw(self, number: int, images: int) -> Iterator[Lesson]:
+        """Yield the lessons of a batch.
+
+        Args:
+            number: Which batch; after some, the first come again.
+            images: No lesson begins after so many.
+        """
+        settings, number = self._settings, number % self._period
+        generator = np.random.default_rng((settings.seed, number))
+        chosen = generator.choice(self._indices, self.batch_size, replace=False)
+        targets = self._targets.setdefault(number, [])
+        for index, part in enumerate(split_indices(chosen, settings.chunk_size)):
+            if index * settings.chunk_size >= images:
+                return
+            x = augment_images(self._store.fetch(part), settings.augmentation, settings.layout, generator)
+            x = to_channels_last(x)
+            if index == len(targets):
+                targets.append(self._answer(x))
+            yield Lesson(x, targets[index], len(part) / self.batch_size)
+
+
+def split_indices(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Return indices in parts of at most `size`."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
