@@ -2,10 +2,11 @@
 
     python benchmarks/peers.py --shared ../shared
     python benchmarks/peers.py --models resnet20_cifar10 --targets 0.5 --steps 0 --test-images 2000
-    pip install torch-pruning==1.6.1 onnxsim
+    pip install torch-pruning==1.6.1 'onnxsim>=0.8.1'
 
-Top-1 on the test images of CIFAR-10 after pruning (`cut`) and, with `--steps`, after as many steps of label-free
-distillation on the calibration images (`tuned`: `--recover scale` for basisprune; all weights for Torch-Pruning, see
+Top-1 on the test images of CIFAR-10 after pruning (`cut`), after basisprune's closed-form re-fit of what is left
+(`refit`; rows without compensation do without it), and, with `--steps`, after as many steps of label-free distillation
+on the calibration images (`tuned`: `--recover scale` for basisprune; all weights for Torch-Pruning, see
 `peers_torch_pruning.py`; onnxsim has no recovery of convolutions, see `peers_onnxsim.py`). All methods get the same
 calibration images with their labels. MACs are those of the ONNX files, all counted by `basisprune`'s counter, relative
 to the original's; each method comes as near to the target as its steps allow. Peers that aren't installed are left out.
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,28 +29,37 @@ from accuracy import ROWS, Bench, Row
 from onnx import ModelProto
 
 from onnx_basisprune.assessment import assess_network
-from onnx_basisprune.budget import Budget, plan_cut
+from onnx_basisprune.budget import Budget, list_removed, plan_cut
+from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.model_io import serialize_model
 from onnx_basisprune.progress import Silence
+from onnx_basisprune.refitting import refit_network
 from onnx_basisprune.runtime.session import Session
 
 MODELS = ("resnet20_cifar10", "vgg16_cifar10")
-PEERS = {"basisprune": "", "torch-pruning": "torch_pruning", "onnxsim": "onnxsim"}
-VERSIONS = {"torch-pruning": "torch-pruning==1.6.1", "onnxsim": "onnxsim"}
+PEERS = {"basisprune": "onnx_basisprune", "torch-pruning": "torch_pruning", "onnxsim": "onnxsim.pruning"}
+VERSIONS = {"torch-pruning": "torch-pruning==1.6.1", "onnxsim": "onnxsim>=0.8.1"}
 PROBE = 256
+STAGES = ("cut", "refit", "tuned")
+# What should be at least as accurate as what.
+ORDER = (
+    ("double", "basis, fisher"),
+    ("double", "channels"),
+    ("double", "double, no compensation"),
+    ("channels", "channels, no compensation"),
+)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One method at one target: share of the MACs and top-1 in percent; `None` where there is no recovery."""
+    """One method at one target: share of the MACs, and top-1 in percent after each stage that the method has."""
 
     method: str
     target: float
     kept: float
-    cut: float
-    tuned: float | None
+    stages: dict[str, float]
 
 
 def main() -> None:
@@ -61,14 +72,14 @@ def main() -> None:
         results: list[Result] = []
         notes: list[str] = []
         for peer in arguments.peers:
-            if PEERS[peer] and importlib.util.find_spec(PEERS[peer]) is None:
-                notes.append(f"{peer}: not installed: pip install {VERSIONS[peer]}")
+            if not is_installed(PEERS[peer]):
+                notes.append(f"{peer}: not installed: pip install '{VERSIONS[peer]}'")
                 continue
             for result in RUNNERS[peer](bench, model, arguments.targets, arguments.steps):
                 report_progress(result)
                 results.append(result)
         images = sum(len(x) for x, _ in bench.test)
-        print(f"\n{model}: {baseline:.1f} %; top-1 in % on {images:,} images, MACs kept in brackets")
+        print(f"\n{model}: {baseline:.1f} %; top-1 in % on {images:,} images; MACs as counted")
         print("\n".join(format_table(results, arguments.targets, markdown=arguments.markdown) + notes), flush=True)
         print("\n".join(list_defeats(results)), flush=True)
 
@@ -88,6 +99,14 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.targets.sort(reverse=True)
     return arguments
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module can be imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be in is missing
+        return False
 
 
 def limit_test(bench: Bench, count: int) -> None:
@@ -110,48 +129,51 @@ def run_basisprune(bench: Bench, _model: str, targets: list[float], steps: int) 
 
 def run_row(bench: Bench, row: Row, targets: list[float], steps: int) -> Iterator[Result]:
     """Cut with one kind of pruning, each time from the same two passes over the images."""
+    config = CompressionConfig(model=bench.subject.files[0], data=bench.images.dataset.source)
     assessment = assess_network(
         bench.network, bench.calibration, row.kind, row.prune, Silence(), compensate=row.compensate
     )
     for target in targets:
         planned = plan_cut(bench.network, assessment, row.prune, Budget("macs", target * bench.network.cost.macs))
         model, pairs = cut_network(bench.network, assessment, planned.plan)
-        tuned = bench.measure_top1(bench.recover(model, dict(pairs), steps)) if steps else None
-        cut = bench.measure_top1(serialize_model(model))
-        yield Result(f"basisprune {row.name}", target, measure_kept(bench, model), cut, tuned)
+        stages = {"cut": bench.measure_top1(serialize_model(model))}
+        if row.compensate:
+            removed = list_removed(bench.network, planned.plan).tolist()
+            model = refit_network(
+                bench.network, model, pairs, removed, bench.calibration, bench.images.load, config, Silence()
+            )
+            stages["refit"] = bench.measure_top1(serialize_model(model))
+        if steps:
+            stages["tuned"] = bench.measure_top1(bench.recover(model, dict(pairs), steps))
+        yield Result(f"basisprune {row.name}", target, measure_kept(bench, model), stages)
 
 
 def run_torch_pruning(bench: Bench, model: str, targets: list[float], steps: int) -> Iterator[Result]:
     """Cut with Torch-Pruning, with batch-norm statistics as they were and re-estimated."""
     import torch
-    from peers_torch_pruning import (
-        Images,
-        count_macs,
-        distill,
-        export_module,
-        load_module,
-        reestimate_statistics,
-        walk_down,
-    )
+    from peers_networks import export_module, load_module
+    from peers_torch_pruning import Images, count_macs, distill, has_stream, reestimate_statistics, walk_down
 
-    indices = np.arange(len(bench.images))
-    x, y = bench.images.load(indices), bench.images.dataset.labels
+    x, y = bench.images.load(np.arange(len(bench.images))), bench.images.dataset.labels
     assert y is not None, "the calibration images have class folders"
     logits = Session(serialize_model(bench.subject.model)).predict(x[:PROBE])
     images = Images(torch.from_numpy(x), torch.from_numpy(y))
     teacher = load_module(model, bench.network.program, images.x, logits)
-    for target, pruned in walk_down(copy.deepcopy(teacher), images, targets, bench.network.cost.macs):
-        exported = export_module(pruned)
-        kept = measure_kept(bench, exported)
-        assert kept == count_macs(pruned) / bench.network.cost.macs, "the counters differ"
-        fresh = reestimate_statistics(pruned, images.x)
-        tuned = None
-        if steps:
-            student = distill(teacher, fresh, images.x, bench.subject.head, steps, bench.seed)
-            tuned = bench.measure_top1(serialize_model(export_module(student)))
-        for suffix, content in (("", exported), (", re-estimated", export_module(fresh))):
-            top1 = bench.measure_top1(serialize_model(content))
-            yield Result(f"Torch-Pruning GroupTaylor{suffix}", target, kept, top1, tuned)
+    for keep_stream in (False, True) if has_stream(teacher) else (False,):
+        method = f"Torch-Pruning {version('torch-pruning')}" + (", inner channels" if keep_stream else "")
+        student, whole = copy.deepcopy(teacher), bench.network.cost.macs
+        for target, pruned in walk_down(student, images, targets, whole, keep_stream=keep_stream):
+            exported = export_module(pruned)
+            kept = measure_kept(bench, exported)
+            assert kept == count_macs(pruned) / whole, "the counters differ"
+            fresh = reestimate_statistics(pruned, images.x)
+            tuned = {}
+            if steps:
+                trained = distill(teacher, fresh, images.x, bench.subject.head, steps, bench.seed)
+                tuned["tuned"] = bench.measure_top1(serialize_model(export_module(trained)))
+            for suffix, content in (("", exported), (", re-estimated", export_module(fresh))):
+                stages = {"cut": bench.measure_top1(serialize_model(content)), **tuned}
+                yield Result(method + suffix, target, kept, stages)
 
 
 def run_onnxsim(bench: Bench, _model: str, targets: list[float], _steps: int) -> Iterator[Result]:
@@ -161,8 +183,8 @@ def run_onnxsim(bench: Bench, _model: str, targets: list[float], _steps: int) ->
     x = bench.images.load(np.arange(len(bench.images)))
     for target in targets:
         model = prune_model(bench.subject.model, x, target, lambda item: measure_kept(bench, item))
-        top1 = bench.measure_top1(serialize_model(model))
-        yield Result("onnxsim structured Wanda", target, measure_kept(bench, model), top1, None)
+        stages = {"cut": bench.measure_top1(serialize_model(model))}
+        yield Result(f"onnxsim {version('onnxsim')} structured Wanda", target, measure_kept(bench, model), stages)
 
 
 RUNNERS = {"basisprune": run_basisprune, "torch-pruning": run_torch_pruning, "onnxsim": run_onnxsim}
@@ -170,24 +192,25 @@ RUNNERS = {"basisprune": run_basisprune, "torch-pruning": run_torch_pruning, "on
 
 def report_progress(result: Result) -> None:
     """Print a result as it comes, where it doesn't disturb the table."""
-    tuned = "" if result.tuned is None else f", tuned {result.tuned:.1f}"
-    print(
-        f"{time.strftime('%H:%M:%S')} {result.method}, {result.target}: {result.cut:.1f} ({result.kept:.3f}){tuned}",
-        file=sys.stderr,
-        flush=True,
-    )
+    stages = ", ".join(f"{name} {top1:.1f}" for name, top1 in result.stages.items())
+    line = f"{time.strftime('%H:%M:%S')} {result.method}, {result.target:g} ({result.kept:.3f}): {stages}"
+    print(line, file=sys.stderr, flush=True)
 
 
 def format_table(results: list[Result], targets: list[float], *, markdown: bool) -> list[str]:
     """Return the lines of an aligned table, one line per method."""
     cells = {(item.method, item.target): item for item in results}
-    methods = list(dict.fromkeys(item.method for item in results))
-    head = ["method", *(f"{name} {target:g}" for target in targets for name in ("cut", "tuned"))]
-    rows = [[name, *(cell for target in targets for cell in format_cells(cells[name, target]))] for name in methods]
-    widths = [max(len(row[index]) for row in [head, *rows]) for index in range(len(head))]
+    used = [stage for stage in STAGES if any(stage in item.stages for item in results)]
+    head = ["method", *(title for target in targets for title in (f"MACs {target:g}", *used))]
+    rows = [
+        [name, *(cell for target in targets for cell in format_cells(cells[name, target], used))]
+        for name in dict.fromkeys(item.method for item in results)
+    ]
+    rows.insert(0, head)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        [text.ljust(width) if index == 0 else text.rjust(width) for index, (text, width) in enumerate(pairs)]
-        for pairs in (list(zip(row, widths, strict=True)) for row in [head, *rows])
+        [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+        for row in rows
     ]
     if not markdown:
         return ["  ".join(line) for line in lines]
@@ -195,32 +218,23 @@ def format_table(results: list[Result], targets: list[float], *, markdown: bool)
     return [f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]]]
 
 
-def format_cells(result: Result) -> list[str]:
-    """Return both cells of a method at a target."""
-    return [f"{result.cut:.1f} ({result.kept:.3f})", "-" if result.tuned is None else f"{result.tuned:.1f}"]
-
-
-# What should not be worse than what.
-ORDER = (
-    ("basisprune double", "basisprune basis, fisher"),
-    ("basisprune double", "basisprune channels"),
-    ("basisprune double", "basisprune double, no compensation"),
-    ("basisprune channels", "basisprune channels, no compensation"),
-)
+def format_cells(result: Result, stages: list[str]) -> list[str]:
+    """Return the cells of a method at a target."""
+    return [f"{result.kept:.3f}", *(f"{result.stages[name]:.1f}" if name in result.stages else "-" for name in stages)]
 
 
 def list_defeats(results: list[Result]) -> list[str]:
     """Return where `double` is less accurate than its parts, or compensation worse than none."""
-    cells = {(item.method, item.target): item for item in results}
+    cells = {(item.method, item.target): item.stages for item in results}
     lines = []
     for better, worse in ORDER:
         for target in sorted({item.target for item in results}, reverse=True):
-            first, second = cells.get((better, target)), cells.get((worse, target))
-            if first is None or second is None:
-                continue
-            for name, ours, theirs in (("cut", first.cut, second.cut), ("tuned", first.tuned, second.tuned)):
-                if ours is not None and theirs is not None and ours < theirs:
-                    lines.append(f"at {target:g}, {name}: {better} {ours:.2f} < {worse} {theirs:.2f}")
+            ours, theirs = (cells.get((f"basisprune {name}", target), {}) for name in (better, worse))
+            lines += [
+                f"at {target:g}, {stage}: {better} {ours[stage]:.2f} < {worse} {theirs[stage]:.2f}"
+                for stage in STAGES
+                if stage in ours and stage in theirs and ours[stage] < theirs[stage]
+            ]
     return lines
 
 
