@@ -94,7 +94,7 @@ def export_network(network: torch.nn.Module, size: int, exporter: str, path: Pat
             torch.onnx.export(
                 network,
                 (example,),
-                path,
+                str(path),  # it takes no other kind of path where weights need files of their own
                 dynamo=False,
                 opset_version=17,
                 input_names=["input"],
