@@ -122,7 +122,7 @@ class MeasuredGrid:
     def at(self, in_channels: ArrayLike, out_channels: ArrayLike) -> Vector:
         """Return times, interpolated between the measured counts of the same alignment classes.
 
-        A count of a class that wasn't measured takes the time of the next multiple of the block.
+        A count that its class wasn't measured around takes the time of the next multiple of the block.
         """
         ins, outs = np.broadcast_arrays(np.asarray(in_channels), np.asarray(out_channels))
         found = np.empty(ins.shape)
@@ -139,7 +139,9 @@ class MeasuredGrid:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the counts to look up and their classes, both among the measured ones."""
         classes = classify_count(counts, self._block)
-        known = np.isin(classes, list(measured))
+        known = np.zeros(counts.shape, dtype=bool)
+        for kind, points in measured.items():
+            known |= (classes == kind) & (points[0] <= counts) & (counts <= points[-1])
         filled = np.where(known, counts, -(-counts // self._block) * self._block)
         return filled, np.where(known, classes, self._block if self._block in measured else max(measured))
 

@@ -86,12 +86,12 @@ class Walk:
     def run(self, budget: float) -> WalkResult:
         """Walk until the cost is at most the budget, or nothing is left to take."""
         self._queue = []
-        for kind, name in self._order:
-            self._offer(kind, name)
+        self._offer_all()
         while self.cost > budget and self._queue:
             _, _, kind, name = heapq.heappop(self._queue)
             slope = self._slope(kind, name)
             if slope is None:
+                self._refill()
                 continue
             if self._queue and slope > self._queue[0][0]:
                 self._push(slope, kind, name)
@@ -101,7 +101,17 @@ class Walk:
             else:
                 self._take_channels(name)
             self._offer(kind, name)
+            self._refill()
         return self._finish(budget)
+
+    def _offer_all(self) -> None:
+        for kind, name in self._order:
+            self._offer(kind, name)
+
+    def _refill(self) -> None:
+        """Where the queue has run out: what saved nothing when its turn came may do so now that others are smaller."""
+        if not self._queue:
+            self._offer_all()
 
     def _offer(self, kind: str, name: str) -> None:
         """Put a layer's or group's next offer into the queue, if it has one."""

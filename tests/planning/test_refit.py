@@ -1,0 +1,146 @@
+"""The least-squares fit of a layer's output-side map: by hand, against direct computation, and as an optimum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from onnx_basisprune.planning.refit import MapMoments, measure_error, refit_map, solve_map
+
+Matrix = NDArray[np.float64]
+
+
+def collect(z: Matrix, y: Matrix, *, diagonal: bool = False) -> MapMoments:
+    zz, yz = ((z * z).sum(axis=0), (y * z).sum(axis=0)) if diagonal else (z.T @ z, y.T @ z)
+    return MapMoments(z.sum(axis=0), y.sum(axis=0), zz, yz, len(z))
+
+
+def split(z: Matrix, y: Matrix, *, diagonal: bool = False) -> list[MapMoments]:
+    return [collect(z[start::2], y[start::2], diagonal=diagonal) for start in (0, 1)]
+
+
+def assert_same(one: MapMoments, other: MapMoments) -> None:
+    assert one.positions == other.positions
+    for name in ("z", "y", "zz", "yz"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-10, atol=1e-10)
+
+
+# By hand: z of mean 0 and covariance diag(1, 4), y_1 = 3 z_1 + z_2 / 2 + 7, y_2 = 1 - z_2.
+Z = np.array([[1.0, 2.0], [1.0, -2.0], [-1.0, 2.0], [-1.0, -2.0]])
+Y = np.stack([3.0 * Z[:, 0] + 0.5 * Z[:, 1] + 7.0, 1.0 - Z[:, 1]], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("ridge", "expected"),
+    [
+        (0.0, [[3.0, 0.5], [0.0, -1.0]]),
+        # lambda = 2.5: residuals [[2, 2], [0, -8]] over variances 3.5 and 6.5, added to the identity.
+        (1.0, [[1 + 2 / 3.5, 2 / 6.5], [0.0, 1 - 8 / 6.5]]),
+        (np.inf, [[1.0, 0.0], [0.0, 1.0]]),
+    ],
+)
+def test_two_channels_by_hand(ridge: float, expected: list[list[float]]) -> None:
+    A, b = solve_map(collect(Z, Y), np.eye(2), ridge, has_bias=True)
+    np.testing.assert_allclose(A, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(b, [7.0, 1.0], rtol=0, atol=1e-9)
+
+
+def test_factors_by_hand() -> None:
+    A, b = solve_map(collect(Z, Y, diagonal=True), np.ones(2), 0.0, has_bias=True)
+    np.testing.assert_allclose(A, [3.0, -1.0], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(b, [7.0, 1.0], rtol=0, atol=1e-9)
+
+
+def test_without_a_bias_by_hand() -> None:
+    """Of z = 1, 3 and y = 2, 4 through the origin: (2 + 12) / (1 + 9)."""
+    moments = collect(np.array([[1.0], [3.0]]), np.array([[2.0], [4.0]]))
+    A, b = solve_map(moments, np.ones((1, 1)), 0.0, has_bias=False)
+    np.testing.assert_allclose(A, [[1.4]], rtol=0, atol=1e-9)
+    assert b.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_moments_add_up_and_shift(*, diagonal: bool) -> None:
+    rng = np.random.default_rng(0)
+    z, y = rng.standard_normal((30, 4)), rng.standard_normal((30, 4))
+    whole = collect(z, y, diagonal=diagonal)
+    assert_same(collect(z[:11], y[:11], diagonal=diagonal) + collect(z[11:], y[11:], diagonal=diagonal), whole)
+    one, other = rng.standard_normal(4), rng.standard_normal(4)
+    assert_same(whole.shift(one, other), collect(z + one, y + other, diagonal=diagonal))
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_error_is_that_of_the_rows_but_for_a_constant(*, diagonal: bool, has_bias: bool) -> None:
+    rng = np.random.default_rng(1)
+    z, y = rng.standard_normal((50, 3)) + 1, rng.standard_normal((50, 3)) - 2
+    moments = collect(z, y, diagonal=diagonal)
+    found, expected = [], []
+    for _ in range(2):
+        A = rng.standard_normal(3) if diagonal else rng.standard_normal((3, 3))
+        b = rng.standard_normal(3) if has_bias else np.zeros(3)
+        mapped = z * A if diagonal else z @ A.T
+        found.append(measure_error(moments, A, b, has_bias=has_bias))
+        expected.append(np.square(y - mapped - b).sum(axis=1).mean())
+    assert found[0] - found[1] == pytest.approx(expected[0] - expected[1], rel=1e-9)
+
+
+@given(seed=st.integers(0, 999), q=st.integers(1, 6), channels=st.integers(1, 6), has_bias=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_what_is_linear_is_found(seed: int, q: int, channels: int, *, has_bias: bool) -> None:
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal((200, q)) + 1.0
+    A, b = rng.standard_normal((channels, q)), rng.standard_normal(channels) * has_bias
+    found, constant = refit_map(split(z, z @ A.T + b), np.zeros((channels, q)), has_bias=has_bias)
+    # The smallest ridge is 1e-4 of the variance; a sample of 200 rows has directions of a fifth of it.
+    np.testing.assert_allclose(found, A, rtol=0, atol=5e-3)
+    np.testing.assert_allclose(constant, b, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_what_is_right_stays(*, has_bias: bool) -> None:
+    """Also in directions in which z never varies."""
+    rng = np.random.default_rng(2)
+    z = rng.standard_normal((60, 3)) @ rng.standard_normal((3, 8))
+    A, b = rng.standard_normal((5, 8)), rng.standard_normal(5) * has_bias
+    found, constant = refit_map(split(z, z @ A.T + b), A, has_bias=has_bias)
+    np.testing.assert_allclose(found, A, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(constant, b, rtol=0, atol=1e-8)
+
+
+def test_no_other_map_is_nearer() -> None:
+    rng = np.random.default_rng(3)
+    z, y = rng.standard_normal((80, 4)), rng.standard_normal((80, 3))
+    moments = collect(z, y)
+    A, b = solve_map(moments, rng.standard_normal((3, 4)), 0.0, has_bias=True)
+    least = measure_error(moments, A, b, has_bias=True)
+    for _ in range(10):
+        other = measure_error(
+            moments, A + 0.1 * rng.standard_normal(A.shape), b + 0.1 * rng.standard_normal(3), has_bias=True
+        )
+        assert other > least
+
+
+def test_few_rows_are_not_believed() -> None:
+    """With fewer rows than inputs, y of mere noise around the map so far leaves it nearly as it was."""
+    rng = np.random.default_rng(4)
+    A, z = rng.standard_normal((10, 40)), rng.standard_normal((24, 40))
+    y = z @ A.T + 3.0 * rng.standard_normal((24, 10))
+    fresh = rng.standard_normal((2000, 40))
+
+    def miss(found: Matrix) -> float:
+        return float(np.square(fresh @ (found - A).T).mean())
+
+    found, _ = refit_map(split(z, y), A, has_bias=False)
+    greedy, _ = solve_map(collect(z, y), A, 1e-4, has_bias=False)
+    assert miss(found) < 0.2 * miss(greedy)
+
+
+def test_silent_inputs_change_nothing() -> None:
+    moments = [MapMoments(np.zeros(3), np.ones(2), np.zeros((3, 3)), np.zeros((2, 3)), 5)] * 2
+    A, b = refit_map(moments, np.ones((2, 3)), has_bias=True)
+    assert (A == 1.0).all()
+    np.testing.assert_allclose(b, 0.2, rtol=1e-12)
