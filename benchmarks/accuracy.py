@@ -3,22 +3,26 @@
     python benchmarks/accuracy.py --shared ../shared
     python benchmarks/accuracy.py --shared ../shared --model vgg16_cifar10 --targets 0.5 0.35 0.2 --steps 0
 
-Prints top-1 on the 10,000 test images of CIFAR-10, nothing tuned, for basis pruning with the `fisher` and `svd` bases
-and the published literal variant (uncentred, b' = b: not an option of the tool, but made of the library's own steps),
-for channel pruning with and without compensation, and for both together; then `--recover scale` at one budget.
+Prints top-1 on the 10,000 test images of CIFAR-10 for basis pruning with the `fisher` and `svd` bases and the published
+literal variant (uncentred, b' = b: not an option of the tool, but made of the library's own steps), for channel pruning
+with and without compensation, and for both together: first of each what the cut leaves, nothing tuned, then with the
+layers re-fitted to the original's outputs as the tool does it (closed form, no labels). Then `--recover scale`, from
+the re-fitted layers, at one budget.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from onnx import ModelProto
 
 from onnx_basisprune.assessment import Assessment, BasisKind, Calibration, Prune, assess_network
-from onnx_basisprune.budget import Budget, plan_cut
+from onnx_basisprune.budget import Budget, list_removed, plan_cut
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.cutting import cut_network
@@ -26,11 +30,12 @@ from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.graph.model_io import serialize_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
-from onnx_basisprune.graph.rewrite import replace_initializers
+from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import open_data, open_subject
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.progress import Silence
+from onnx_basisprune.refitting import refit_network
 from onnx_basisprune.runtime.evaluation import evaluate, summarize_accuracy
 from onnx_basisprune.runtime.session import Session
 
@@ -57,6 +62,10 @@ ROWS = (
 RECOVERED = ("basis, fisher", "basis, svd", "channels", "double")
 
 
+_REFITTED = ", re-fitted"
+_WIDTH = 36
+
+
 class Bench:
     """A network with its images."""
 
@@ -64,7 +73,7 @@ class Bench:
         cifar = shared / "data" / "cifar10"
         path = shared / "models" / f"{model}.onnx"
         config = CompressionConfig(model=path, data=cifar / "calib", val=cifar / "test", limit=limit, seed=seed)
-        self.seed = seed
+        self.seed, self.config = seed, config
         self.subject, self.images, test = open_data(open_subject(path), config, Silence())
         self.test = [(batch.x, batch.y) for batch in test.stream(500)]
         self.network: Network = read_network(normalize_model(self.subject.model), (1, 3, 32, 32), ())
@@ -88,7 +97,14 @@ class Bench:
         before, after = (Session(serialize_model(item)).predict(x) for item in (self.subject.model, model))
         return float(np.abs(before - after).max() / np.abs(before).max())
 
-    def recover(self, model: object, pairs: dict[str, object], steps: int) -> bytes:
+    def refit(self, model: ModelProto, pairs: Mapping[str, PairNames], plan: Plan) -> ModelProto:
+        """Re-fit the layers of a cut model."""
+        removed = list_removed(self.network, plan).tolist()
+        return refit_network(
+            self.network, model, pairs, removed, self.calibration, self.images.load, self.config, Silence()
+        )
+
+    def recover(self, model: ModelProto, pairs: Mapping[str, PairNames], steps: int) -> bytes:
         """Tune scaling factors, biases and the classifier."""
         student = extract_program(model)
         distillation = Distillation(
@@ -120,7 +136,7 @@ def main() -> None:
     bench = Bench(arguments.shared, arguments.model, arguments.limit, arguments.seed)
     baseline = bench.measure_top1(serialize_model(bench.subject.model))
     print(f"{arguments.model}: {baseline:.2f} %; top-1 in % at MACs kept (counted on the file), nothing tuned")
-    print(f"{'':26}" + "".join(f"{target:>14}" for target in arguments.targets))
+    print(f"{'':{_WIDTH}}" + "".join(f"{target:>14}" for target in arguments.targets))
     curves: dict[str, list[tuple[float, float]]] = {}
     recovered = []
     for row in ROWS:
@@ -129,28 +145,35 @@ def main() -> None:
             bench.network, bench.calibration, row.kind, row.prune, Silence(), compensate=row.compensate
         )
         seconds = time.perf_counter() - start
-        curve = curves.setdefault(row.name, [])
+        bare, fitted = curves.setdefault(row.name, []), curves.setdefault(f"{row.name}{_REFITTED}", [])
         for target in arguments.targets:
             planned = plan_cut(bench.network, assessment, row.prune, Budget("macs", target * bench.network.cost.macs))
             model, pairs = cut_network(bench.network, assessment, planned.plan)
             kept = planned.forecast.macs / bench.network.cost.macs
-            curve.append((kept, bench.measure_top1(serialize_model(model))))
+            bare.append((kept, bench.measure_top1(serialize_model(model))))
+            model = bench.refit(model, pairs, planned.plan)
+            fitted.append((kept, bench.measure_top1(serialize_model(model))))
             if target == arguments.recover_at and arguments.steps and row.name in RECOVERED:
                 recovered.append((row.name, model, pairs))
-        cells = "".join(f"{f'{top1:.1f} ({kept:.3f})':>14}" for kept, top1 in curve)
-        print(f"{row.name:26}{cells}   [both passes {seconds:.1f} s]", flush=True)
+        print(f"{row.name:{_WIDTH}}{format_cells(bare)}   [both passes {seconds:.1f} s]")
+        print(f"{row.name + _REFITTED:{_WIDTH}}{format_cells(fitted)}", flush=True)
         if row.name == "basis, fisher":
             print(f"  full rank: outputs differ by at most {bench.compare_full_rank(assessment):.1e} of the largest")
     for name, model, pairs in recovered:
         start = time.perf_counter()
         top1 = bench.measure_top1(bench.recover(model, pairs, arguments.steps))
         print(
-            f"{name:26}{arguments.recover_at} of the MACs, --recover scale, {arguments.steps} steps: {top1:.1f} %   "
-            f"[{time.perf_counter() - start:.0f} s]",
+            f"{name:{_WIDTH}}{arguments.recover_at} of the MACs, --recover scale, {arguments.steps} steps: "
+            f"{top1:.1f} %   [{time.perf_counter() - start:.0f} s]",
             flush=True,
         )
     if arguments.plot:
         draw(arguments.plot, arguments.model, baseline, curves)
+
+
+def format_cells(curve: list[tuple[float, float]]) -> str:
+    """Return one line's figures."""
+    return "".join(f"{f'{top1:.1f} ({kept:.3f})':>14}" for kept, top1 in curve)
 
 
 def draw(path: Path, model: str, baseline: float, curves: dict[str, list[tuple[float, float]]]) -> None:
@@ -162,7 +185,13 @@ def draw(path: Path, model: str, baseline: float, curves: dict[str, list[tuple[f
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    shown = {"double": "#0b6e4f", "basis, fisher": "#1f77b4", "basis, svd": "#b35900", "basis, literal": "#888888"}
+    shown = {
+        "double, re-fitted": "#cc2f5b",
+        "double": "#0b6e4f",
+        "basis, fisher": "#1f77b4",
+        "basis, svd": "#b35900",
+        "basis, literal": "#888888",
+    }
     for name, color in shown.items():
         kept, top1 = zip(*curves[name], strict=True)
         axes.plot(kept, top1, "o-", color=color, label=name)

@@ -129,15 +129,15 @@ def refit_map(parts: Sequence[MapMoments], A: Matrix, *, has_bias: bool) -> tupl
         `A'` in the shape of `A`, and `b' [C]`, zeros without a bias.
     """
     whole = _sum_moments(parts)
-    rests = [_sum_moments([part for part in parts if part is not held]) for held in parts]
+    rests = [_sum_moments([*parts[:index], *parts[index + 1 :]]) for index in range(len(parts))]
 
     def measure_held_back(ridge: float) -> float:
-        fits = (_solve(rest, A, ridge, has_bias=has_bias) for rest in rests)
+        fits = (solve_map(rest, A, ridge, has_bias=has_bias) for rest in rests)
         return sum(
             held.positions * measure_error(held, *fit, has_bias=has_bias) for held, fit in zip(parts, fits, strict=True)
         )
 
-    return _solve(whole, A, min(_RIDGES, key=measure_held_back), has_bias=has_bias)
+    return solve_map(whole, A, min(_RIDGES, key=measure_held_back), has_bias=has_bias)
 
 
 def measure_error(moments: MapMoments, A: Matrix, b: Matrix, *, has_bias: bool) -> float:
@@ -158,16 +158,8 @@ def measure_error(moments: MapMoments, A: Matrix, b: Matrix, *, has_bias: bool) 
     return error
 
 
-def _sum_moments(parts: Sequence[MapMoments]) -> MapMoments:
-    """Return the moments of all parts together."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
-def _solve(moments: MapMoments, A: Matrix, ridge: float, *, has_bias: bool) -> tuple[Matrix, Matrix]:
-    """Return `A'` and `b'` for one ridge."""
+def solve_map(moments: MapMoments, A: Matrix, ridge: float, *, has_bias: bool) -> tuple[Matrix, Matrix]:
+    """Return `A'` and `b'` for one ridge, relative to the mean variance of `z`; of infinity, for the bias alone."""
     if np.isfinite(ridge):
         S_zz, S_yz = moments.center(has_bias=has_bias)
         if A.ndim == 1:
@@ -180,3 +172,11 @@ def _solve(moments: MapMoments, A: Matrix, ridge: float, *, has_bias: bool) -> t
         return A, np.zeros(len(A))
     z = moments.z / moments.positions
     return A, moments.y / moments.positions - (A * z if A.ndim == 1 else A @ z)
+
+
+def _sum_moments(parts: Sequence[MapMoments]) -> MapMoments:
+    """Return the moments of all parts together."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
