@@ -128,10 +128,8 @@ def make_layer_model(shape: ConvShape) -> bytes:
     weights = [numpy_helper.from_array(W / np.sqrt(W[0].size, dtype=np.float32), "W"), numpy_helper.from_array(b, "b")]
     if shape.activation == "Clip":
         weights.append(numpy_helper.from_array(np.array(6, np.float32), "six"))
-    graph = helper.make_graph(
-        nodes, "layer", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], weights
-    )
-    return _serialize(graph)
+    output = _make_value("y", (shape.batch, shape.out_channels, *find_output_size(shape)))
+    return _serialize(helper.make_graph(nodes, "layer", inputs, [output], weights))
 
 
 def make_stack_model(shape: ConvShape, depth: int) -> bytes:
@@ -151,7 +149,7 @@ def make_stack_model(shape: ConvShape, depth: int) -> bytes:
         nodes,
         "stack",
         [_make_value("x", (shape.batch, shape.in_channels, *shape.input_size))],
-        [helper.make_tensor_value_info(f"y{depth}", TensorProto.FLOAT, None)],
+        [_make_value(f"y{depth}", (shape.batch, shape.out_channels, *shape.input_size))],
         [numpy_helper.from_array(W, "W"), numpy_helper.from_array(np.zeros(shape.out_channels, np.float32), "b")],
     )
     return _serialize(graph)

@@ -446,7 +446,7 @@ layers = {
     f"conv{k}": LayerTerm(CountedPrice(float(rng.random()) / 3, 9), 0, k + 1, accumulate_losses(rng.random(12)))
     for k in range(40)
 }
-offers = [ChannelOffer((index,), 9.0, ((0, 1),)) for index in range(24)]
+offers = [ChannelOffer((index,), 3.0, ((0, 1),)) for index in range(24)]
 result = Walk(np.array([24] + [12] * 40), [], layers, {"g": offers}).run(6000.0)
 assert result.reached and result.ranks and result.removed
 print(result.ranks, result.removed, result.cost.hex(), sorted(result.losses.items()))
