@@ -31,6 +31,7 @@ from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers, set_metadata
+from onnx_basisprune.graph.tensors import drop_weights
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
 from onnx_basisprune.progress import Progress, Recorder, Silence
@@ -85,6 +86,8 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     sample = validation.load(np.arange(min(7, len(validation))))
     network = read_network(normalize_model(subject.model), (1, *sample.shape[1:]), config.exclude)
     original = measure_original(network, subject, baseline)
+    # The normalised copy has all that is needed of them, and they may take half of the memory.
+    subject = replace(subject, model=drop_weights(subject.model))
     fixed_batch = find_fixed_batch(network, subject, sample)
     calibration = Calibration(
         subject.head,

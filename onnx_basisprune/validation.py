@@ -39,7 +39,7 @@ def validate_model(
     Args:
         compressed: The compressed model.
         written: The same, serialized or in a file.
-        original: The model as it was given.
+        original: The model as it was given; the data of its weights aren't needed.
         images: Model input that was never calibrated on, up to 7 images are used.
         predicted: Multiply-adds and parameters as planned.
 

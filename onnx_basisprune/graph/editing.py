@@ -28,7 +28,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnx_basisprune.graph.tensors import copy_without
+from onnx_basisprune.graph.tensors import copy_without, sketch_tensor
 
 # graph-surgeon prints its warnings on stdout, where our results go.
 G_LOGGER.severity = G_LOGGER.CRITICAL
@@ -82,7 +82,7 @@ class _OriginalValues(LazyValues):  # type: ignore[misc]
     """A weight of the original: read only where its values are asked for, exported without them."""
 
     def __init__(self, original: TensorProto) -> None:
-        super().__init__(_sketch_tensor(original))
+        super().__init__(sketch_tensor(original))
         self._original = original
 
     def load(self) -> NDArray[Any]:
@@ -107,7 +107,7 @@ def make_skeleton(model: ModelProto) -> ModelProto:
     graph.node.extend(_sketch_node(node) for node in model.graph.node)
     for tensor in model.graph.initializer:
         if tensor.data_type in _PLAIN_TYPES and tensor.name not in overridable:
-            graph.initializer.append(_sketch_tensor(tensor))
+            graph.initializer.append(sketch_tensor(tensor))
     graph.input.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.input)
     outputs = dict.fromkeys(value.name for value in model.graph.output) | dict.fromkeys(list_captured(model))
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
@@ -159,11 +159,6 @@ def _sketch_node(node: NodeProto) -> NodeProto:
         sketch.op_type = node.op_type
         sketch.attribute.extend(attributes)
     return sketch
-
-
-def _sketch_tensor(tensor: TensorProto) -> TensorProto:
-    """Return a tensor without its data."""
-    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
 def _is_empty_list(attribute: AttributeProto) -> bool:

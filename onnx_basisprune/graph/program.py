@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
+from numpy.typing import NDArray
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from onnx_basisprune.graph.tensors import is_shape_operand
 from onnx_basisprune.planning.types import Operation, Program, TensorSpec
+
+
+class _Arrays(Mapping[str, NDArray[Any]]):
+    """Initializers as arrays, read from the model where they are asked for: all at once would double its memory."""
+
+    def __init__(self, tensors: Iterable[TensorProto]) -> None:
+        self._tensors = {tensor.name: tensor for tensor in tensors}
+        self._small: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name in self._small:
+            return self._small[name]
+        tensor = self._tensors[name]
+        array = numpy_helper.to_array(tensor)
+        if is_shape_operand(tensor):
+            self._small[name] = array
+        return array
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def extract_program(model: ModelProto) -> Program:
@@ -18,7 +47,7 @@ def extract_program(model: ModelProto) -> Program:
         model: A checked model, so nodes are in topological order.
 
     Returns:
-        Operations, initializers as numpy arrays (views of the model's bytes where possible), inputs that
+        Operations, initializers as numpy arrays (large ones are copied each time that they are asked for), inputs that
         aren't initializers, and outputs.
     """
     versions = {entry.domain: entry.version for entry in model.opset_import}
@@ -28,7 +57,7 @@ def extract_program(model: ModelProto) -> Program:
     names = {tensor.name for tensor in graph.initializer}
     return Program(
         operations=tuple(extract_operation(node, versions, position) for position, node in enumerate(graph.node)),
-        initializers={tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer},
+        initializers=_Arrays(graph.initializer),
         inputs=tuple(describe_value(value) for value in graph.input if value.name not in names),
         outputs=tuple(describe_value(value) for value in graph.output),
     )

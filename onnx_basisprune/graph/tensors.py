@@ -74,3 +74,17 @@ def copy_without_weights(model: ModelProto) -> ModelProto:
         elif tensor.name not in inputs:
             light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return light
+
+
+def drop_weights(model: ModelProto) -> ModelProto:
+    """Copy a model with its large initializers' data left out."""
+    light = copy_without(model, ("initializer",))
+    light.graph.initializer.extend(
+        tensor if is_shape_operand(tensor) else sketch_tensor(tensor) for tensor in model.graph.initializer
+    )
+    return light
+
+
+def sketch_tensor(tensor: TensorProto) -> TensorProto:
+    """Return a tensor without its data."""
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)

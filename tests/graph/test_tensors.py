@@ -7,7 +7,13 @@ import onnx.parser
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnx_basisprune.graph.tensors import copy_without, copy_without_weights, is_shape_operand, iterate_tensors
+from onnx_basisprune.graph.tensors import (
+    copy_without,
+    copy_without_weights,
+    drop_weights,
+    is_shape_operand,
+    iterate_tensors,
+)
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17, "f" : 1], producer_name: "me", producer_version: "3", domain: "here",
@@ -50,6 +56,13 @@ def test_large_weights_become_inputs() -> None:
     # One that may be overridden is an input already.
     model.graph.input.append(light.graph.input[1])
     assert [value.name for value in copy_without_weights(model).graph.input] == ["x", "large"]
+
+
+def test_weights_are_dropped_and_small_tensors_stay() -> None:
+    model, expected = build(), build()
+    expected.graph.initializer[0].ClearField("raw_data")
+    assert drop_weights(model) == expected
+    assert model == build()
 
 
 @pytest.mark.parametrize(("shape", "small"), [((), True), ((0, 9999), True), ((4096,), True), ((4097,), False)])
