@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 from onnx_basisprune.errors import ConfigError, quote
 
 _FORMAT_VERSION = 1
+# What a file holds.
+_FIELDS = frozenset({"environment", "block", "overhead", "layers", "models", "scales"})
 
 
 @dataclass
@@ -43,7 +46,7 @@ class LatencyTable:
 
     def render(self) -> str:
         """Return the table as JSON; the same content gives the same text."""
-        content = {key: value for key, value in asdict(self).items() if key != "pinned"}
+        content = {key: value for key, value in asdict(self).items() if key in _FIELDS}
         return json.dumps({"format_version": _FORMAT_VERSION, **content}, indent=1, sort_keys=True) + "\n"
 
     def digest(self) -> str:
@@ -62,15 +65,26 @@ def read_table(path: Path) -> LatencyTable | None:
     """Read a table; `None` where there is none, or the file is damaged or of another format."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format_version") != _FORMAT_VERSION:
+        if content.pop("format_version") != _FORMAT_VERSION or content.keys() - _FIELDS:
             return None
         table = LatencyTable(**content)
-        numbers = [table.overhead, *table.layers.values(), *table.scales.values()]
-        numbers += [time for times in table.models.values() for time in times.values()]
-        whole = isinstance(table.block, int) and table.block >= 1 and isinstance(table.environment, dict)
-        return table if whole and all(isinstance(number, (int, float)) for number in numbers) else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return table if _is_sound(table) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
+
+
+def _is_sound(table: LatencyTable) -> bool:
+    """Return whether a table holds what one should: JSON may hold anything, and `NaN` too."""
+    positive = [*table.layers.values(), *table.scales.values()]
+    others = [table.overhead, *(time for times in table.models.values() for time in times.values())]
+    numbers = [*positive, *others]
+    return (
+        isinstance(table.environment, dict)
+        and type(table.block) is int
+        and table.block >= 1
+        and all(type(number) in (int, float) and math.isfinite(number) and number >= 0 for number in numbers)
+        and all(positive)
+    )
 
 
 def read_pinned_table(path: Path) -> LatencyTable:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnx_basisprune.runtime.profiling import BLOCKED_SUFFIX, average_middle, list_kernels, read_events
-from onnx_basisprune.runtime.session import CPU, Session
+from onnx_basisprune.runtime.session import CPU, Session, find_provider
 
 # Models that take turns, so that a disturbance meets all of them; each open session takes memory.
 _TURNS = 8
@@ -36,7 +36,7 @@ class TimingSettings:
     @property
     def has_kernel_times(self) -> bool:
         """Whether the profiler's kernel times mean anything: elsewhere kernels run on while its clock has stopped."""
-        return self.provider.lower() == CPU
+        return find_provider(self.provider) == find_provider(CPU)
 
 
 def time_layers(
@@ -138,7 +138,9 @@ def measure_overhead(stack: bytes, settings: TimingSettings) -> float:
             profiled.run()
             plain.run()
         kernels = list_kernels(profiled.end_profiling())
-    return (sum(average_middle(times[1:]) for times in kernels.values()) - plain.average_run()) / len(kernels)
+    profiled_sum = sum(average_middle(times[1:]) for times in kernels.values())
+    # It can't make them faster, however noisy the machine is.
+    return max(0.0, profiled_sum - plain.average_run()) / len(kernels)
 
 
 def detect_block(narrow: bytes, settings: TimingSettings) -> int:
