@@ -85,9 +85,13 @@ class Alignment(_ParamType):
         """Return the number or `auto`, or stop with a line that says what was expected."""
         if value == "auto":
             return "auto"
-        if not str(value).isdecimal() or int(value) < 1:
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if number < 1:
             self.fail(f"{value!r} is neither `auto` nor a whole number of at least 1.", param, ctx)
-        return int(value)
+        return number
 
 
 class NumberList(_ParamType):
