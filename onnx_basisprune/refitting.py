@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 # Twice as many gave ResNet-20 half a point at 0.2 of its MACs.
 _MOST_IMAGES = 512
-_FEWEST_IMAGES = 32
-# What tensors of all these images may take, as float32 in both graphs.
-_MOST_BYTES = 2 << 30
-_BYTES_PER_ELEMENT = 2 * 4
+_FEWEST_IMAGES = 64
+# Wider layers aren't re-fitted: their moments would take over 128 MiB, and more images than there are.
+_WIDEST = 4096
 
 
 def refit_network(
@@ -64,10 +63,8 @@ def refit_network(
     if not layers:
         return model
     progress.start("refitting", 1.0)
-    shapes = infer_shapes(network.model, network.input_shapes)
-    affordable = _MOST_BYTES // (_BYTES_PER_ELEMENT * measure_live(network.program, shapes))
     settings = RefitSettings(
-        images=max(_FEWEST_IMAGES, min(_MOST_IMAGES, affordable)),
+        images=choose_image_count(network, config.batch_size),
         chunk_size=config.batch_size,
         seed=calibration.seed,
         fixed_batch=calibration.fixed_batch,
@@ -136,17 +133,31 @@ def list_changed(original: Program, compressed: Program) -> set[str]:
     return changed
 
 
-def measure_live(program: Program, shapes: Mapping[str, Shape]) -> int:
-    """Return the most elements of computed tensors that wait to be read at any node, for one image."""
+def choose_image_count(network: Network, batch_size: int) -> int:
+    """Return how many images can stand at the same node in both graphs, in the memory of one batch's gradient pass."""
+    live, total = measure_activations(network.program, infer_shapes(network.model, network.input_shapes))
+    # A gradient pass holds about every second tensor: a Conv's output goes when its activation has been computed.
+    return max(_FEWEST_IMAGES, min(_MOST_IMAGES, batch_size * total // (4 * live)))
+
+
+def measure_activations(program: Program, shapes: Mapping[str, Shape]) -> tuple[int, int]:
+    """Return the elements of computed tensors for one image: most that wait to be read at any node, and all, both >= 1.
+
+    Args:
+        program: The graph.
+        shapes: Of its tensors; those that aren't known count nothing.
+    """
     last = {name: index for index, operation in enumerate(program.operations) for name in operation.inputs}
-    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items() if name not in program.initializers}
-    held, most = 0, 1
+    given = {*program.initializers, *(spec.name for spec in program.inputs)}
+    held, most, total = 0, 1, 1
     for index, operation in enumerate(program.operations):
-        held += sum(sizes.get(name, 0) for name in operation.outputs)
+        made = sum(int(np.prod(shapes.get(name, (0,)))) for name in operation.outputs)
+        held, total = held + made, total + made
         most = max(most, held)
-        done = {name for name in (*operation.inputs, *operation.outputs) if last.get(name, -1) <= index}
-        held -= sum(sizes.get(name, 0) for name in done)
-    return most
+        computed = {*operation.inputs, *operation.outputs} - given
+        done = [name for name in computed if last.get(name, -1) <= index]
+        held -= sum(int(np.prod(shapes.get(name, (0,)))) for name in done)
+    return most, total
 
 
 class _LayerFinder:
@@ -192,7 +203,7 @@ class _LayerFinder:
         shape = self._student.initializers[weight].shape
         kept = self._find_kept(owner, axis)
         place = self._find_bias(operation, shape[axis]) if axis < len(shape) else None
-        if place is None or len(kept) != shape[axis] or place[2] not in self._shapes:
+        if place is None or len(kept) != shape[axis] or place[2] not in self._shapes or shape[axis] > _WIDEST:
             return
         bias, factor, output = place
         is_pair = weight in self._pairs

@@ -25,7 +25,13 @@ from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import open_data, open_subject
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.progress import Silence
-from onnx_basisprune.refitting import list_changed, list_refit_layers, measure_live, refit_network
+from onnx_basisprune.refitting import (
+    choose_image_count,
+    list_changed,
+    list_refit_layers,
+    measure_activations,
+    refit_network,
+)
 from onnx_basisprune.runtime.session import Session
 
 Assess = Callable[..., tuple[Network, Assessment]]
@@ -165,11 +171,20 @@ def test_forms_of_a_cut_network(assess: Assess) -> None:
     assert {layer.name: layer.kept.tolist() for layer in layers}[group.name] == [1, 2, 3, 4, 5]
 
 
-def test_live_elements_by_hand() -> None:
-    """x [4, 6, 6] isn't counted; y and c of 144 wait for a, then a and r, each of 144."""
+def test_activations_by_hand() -> None:
+    """The images of 144 aren't counted; y and c of 144 wait for a, then a is followed by r, and three small ones."""
     network = make_network("sum")
-    shapes = dict.fromkeys(("y", "c", "a", "r"), (144,)) | {"p": (4,), "f": (4,), "z": (5,)}
-    assert measure_live(network.program, shapes) == 3 * 144
+    shapes = dict.fromkeys(("x", "y", "c", "a", "r", "w"), (144,)) | {"p": (4,), "f": (4,), "z": (5,)}
+    assert measure_activations(network.program, shapes) == (3 * 144, 4 * 144 + 4 + 4 + 5 + 1)
+
+
+def test_number_of_images_follows_memory() -> None:
+    """About 600 of 432 elements: a third of the batch, but 64 at least and 512 at most."""
+    network = make_network("sum")
+    found = [choose_image_count(network, batch_size) for batch_size in (1, 600, 100_000)]
+    assert found[0] == 64
+    assert found[1] == 600 * 590 // (4 * 432)
+    assert found[2] == 512
 
 
 # -- real models ------------------------------------------------------------------------------------------------------
