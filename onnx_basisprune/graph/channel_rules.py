@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from onnx_basisprune.graph.channel_rules_einsum import trace_einsum
 from onnx_basisprune.graph.channel_rules_linear import LINEAR_RULES
 from onnx_basisprune.graph.channel_rules_shape import SHAPE_RULES
 from onnx_basisprune.graph.channel_rules_size import follow_sizes
@@ -157,7 +158,7 @@ _REDUCTIONS = (
 # Known ops whose channels stay: rare in classifiers, or mixing channels by nature.
 _NOT_FOLLOWED = (
     "AffineGrid", "ArgMax", "ArgMin", "Attention", "Compress", "Constant", "ConstantOfShape", "CumProd", "CumSum",
-    "Einsum", "EyeLike", "GatherElements", "GatherND", "GridSample", "MeanVarianceNormalization", "NonZero", "OneHot",
+    "EyeLike", "GatherElements", "GatherND", "GridSample", "MeanVarianceNormalization", "NonZero", "OneHot",
     "Range", "RotaryEmbedding", "Scatter", "ScatterElements", "ScatterND", "TopK", "Trilu",
 )  # fmt: skip
 
@@ -173,6 +174,7 @@ CHANNEL_RULES: dict[str, Rule] = {
     "GroupNormalization": _along(_all_but_batch),
     "LRN": _along(_channel_axis),
     "LpNormalization": _along(_own_axis),
+    "Einsum": trace_einsum,
     **LINEAR_RULES,
     **SHAPE_RULES,
 }

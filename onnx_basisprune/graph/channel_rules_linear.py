@@ -150,21 +150,20 @@ def _trace_constant_side(
 
 
 def _trace_activations(operation: Operation, tracer: Tracer, rank: int) -> None:
-    """Two activations: their inner axes hold the same channels; labels of outer axes aren't followed."""
+    """Two activations: their inner axes hold the same channels; one's outer axis goes on where the other has none."""
     a, b = operation.inputs
     inner_a, inner_b = len(tracer.shape(a)) - 1, len(tracer.shape(b)) - 2
-    reason = "only one side of a MatMul of activations could go"
+    outer_a, outer_b = inner_a - 1, inner_b + 1
+    # Weights of an attention times its values, in either order.
+    for x, outer, other, out_axis in ((b, outer_b, a, rank - 1), (a, outer_a, b, rank - 2)):
+        if varying_axes(tracer.labels(x)) == [outer] and not tracer.is_traced(other):
+            tracer.set(operation.outputs[0], place(read_axis(tracer.labels(x), outer), rank, out_axis))
+            return
     tracer.require_only(a, inner_a, _NOT_CHANNELS)
-    outer_b = len(tracer.shape(b)) - 1
-    labels_b = tracer.labels(b)
-    varying = varying_axes(labels_b)
-    if varying == [outer_b] and not tracer.is_traced(a):
-        # Weights of an attention times its values: the values' channels go on.
-        tracer.set(operation.outputs[0], place(read_axis(labels_b, outer_b), rank, rank - 1))
-        return
     tracer.require_only(b, inner_b, _NOT_CHANNELS)
-    labels_a = tracer.read(operation, 0, inner_a)
-    tracer.classes.unite(labels_a, read_axis(labels_b, inner_b), reason)
+    labels = tracer.read(operation, 0, inner_a)
+    reason = "only one side of a MatMul of activations could go"
+    tracer.classes.unite(labels, read_axis(tracer.labels(b), inner_b), reason)
     tracer.set(operation.outputs[0], fixed_labels(rank))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnx_basisprune.graph.channel_rules_linear import make_labels, place
 from onnx_basisprune.graph.channel_tracer import Tracer, UntraceableError
+from onnx_basisprune.graph.slices_and_pads import read_pads, read_slices
 from onnx_basisprune.planning.channels import FIXED, Labels, fixed_labels, read_axis, varying_axes
 from onnx_basisprune.planning.types import Operation
 
@@ -54,22 +56,26 @@ def trace_concat(operation: Operation, tracer: Tracer) -> None:
     axis = int(operation.attributes["axis"]) % rank
     others = {item for name in operation.inputs for item in varying_axes(tracer.labels(name)) if item != axis}
     if not others:
-        parts = [_along(tracer, name, axis) for name in operation.inputs]
-        if any(np.any(part != FIXED) for part in parts):
-            shape = [1] * rank
-            shape[axis] = -1
-            tracer.set(operation.outputs[0], np.concatenate(parts).reshape(shape))
-        else:
-            tracer.set(operation.outputs[0], fixed_labels(rank))
+        labels = fixed_labels(rank)
+        if any(np.any(tracer.labels(name) != FIXED) for name in operation.inputs):
+            labels = place(_join_parts(operation, tracer, axis), rank, axis)
+        tracer.set(operation.outputs[0], labels)
         return
     if len(others) > 1 or any(axis in varying_axes(tracer.labels(name)) for name in operation.inputs):
         raise UntraceableError(_MOVED)
     tracer.set(operation.outputs[0], _unite_inputs(operation, tracer, others.pop()))
 
 
-def _along(tracer: Tracer, name: str, axis: int) -> Labels:
-    """Return a tensor's labels along one axis at full size."""
-    return np.broadcast_to(read_axis(tracer.labels(name), axis), (tracer.shape(name)[axis],))
+def _join_parts(operation: Operation, tracer: Tracer, axis: int) -> Labels:
+    """Return the labels of what a Concat joins, one part after the other; a constant's channels are its own."""
+    parts = []
+    for index, name in enumerate(operation.inputs):
+        labels, size = read_axis(tracer.labels(name), axis), tracer.shape(name)[axis]
+        if tracer.constant(name) is not None:
+            labels = make_labels(tracer, size)
+            tracer.couple(operation, index, axis, labels)
+        parts.append(np.broadcast_to(labels, (size,)))
+    return np.concatenate(parts)
 
 
 def _unite_inputs(operation: Operation, tracer: Tracer, axis: int) -> Labels:
@@ -100,96 +106,62 @@ def trace_split(operation: Operation, tracer: Tracer) -> None:
         start += size
 
 
-def read_slices(operation: Operation, tracer: Tracer) -> dict[int, slice]:
-    """Return what a Slice takes, by axis.
+def _read_settings(operation: Operation, tracer: Tracer) -> list[np.ndarray | None]:
+    """Return a node's inputs from the second on, `None` where one is omitted.
 
     Raises:
-        UntraceableError: It is computed in the graph.
+        UntraceableError: One is computed in the graph.
     """
-    x = operation.inputs[0]
-    rank = len(tracer.shape(x))
-    if "starts" in operation.attributes:  # opset 7 to 9
-        starts, ends = operation.attributes["starts"], operation.attributes["ends"]
-        axes, steps = operation.attributes.get("axes"), None
-    else:
-        given = [tracer.constant(name) if name else None for name in operation.inputs[1:]]
-        if any(value is None and name for value, name in zip(given, operation.inputs[1:], strict=True)):
-            raise UntraceableError("what it takes is computed in the graph")
-        starts, ends, axes, steps = [None if item is None else item.tolist() for item in (given + [None] * 4)[:4]]
-    axes = range(len(starts)) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
-    return {axis % rank: slice(*part) for axis, *part in zip(axes, starts, ends, steps, strict=True)}
+    settings = [tracer.constant(name) if name else None for name in operation.inputs[1:]]
+    if any(value is None and name for value, name in zip(settings, operation.inputs[1:], strict=True)):
+        raise UntraceableError("how it does so is computed in the graph")
+    return settings
 
 
 def trace_slice(operation: Operation, tracer: Tracer) -> None:
     """Slicing in space leaves channels alone; slicing channels takes their labels along."""
     x = operation.inputs[0]
     labels = tracer.labels(x)
-    if not tracer.is_traced(x):
-        tracer.set(operation.outputs[0], labels)
-        return
-    (axis,) = varying_axes(labels)
-    taken = read_slices(operation, tracer).get(axis, slice(None))
-    if taken.step not in (1, None):
-        raise UntraceableError("it takes every so many channels")
-    size = tracer.shape(x)[axis]
-    tracer.set(operation.outputs[0], labels.take(range(*taken.indices(size)), axis=axis))
-
-
-def read_pads(operation: Operation, tracer: Tracer) -> list[tuple[int, int]]:
-    """Return what a Pad adds before and after each axis.
-
-    Raises:
-        UntraceableError: It is computed in the graph.
-    """
-    rank = len(tracer.shape(operation.inputs[0]))
-    if len(operation.inputs) < 2:
-        pads, axes = operation.attributes["pads"], list(range(rank))
-    else:
-        values = tracer.constant(operation.inputs[1])
-        has_axes = len(operation.inputs) > 3 and bool(operation.inputs[3])
-        chosen = tracer.constant(operation.inputs[3]) if has_axes else np.arange(rank)
-        if values is None or chosen is None:
-            raise UntraceableError("what it adds is computed in the graph")
-        pads, axes = values.tolist(), [int(axis) % rank for axis in chosen]
-    count = len(pads) // 2
-    result = [(0, 0)] * rank
-    for position, axis in enumerate(axes):
-        result[axis] = (int(pads[position]), int(pads[position + count]))
-    return result
+    if tracer.is_traced(x):
+        (axis,) = varying_axes(labels)
+        slices = read_slices(operation.attributes, _read_settings(operation, tracer), labels.ndim)
+        taken = slices.get(axis, slice(None))
+        if taken.step not in (1, None) and len(slices) > 1:
+            raise UntraceableError("it takes every so many channels, and slices other axes too")
+        labels = labels.take(range(labels.shape[axis])[taken], axis=axis)
+    tracer.set(operation.outputs[0], labels)
 
 
 def trace_pad(operation: Operation, tracer: Tracer) -> None:
     """Padding in space leaves channels alone; padded channels are new ones that can go like any other."""
     x = operation.inputs[0]
     labels = tracer.labels(x)
-    if not tracer.is_traced(x):
-        tracer.set(operation.outputs[0], labels)
-        return
-    (axis,) = varying_axes(labels)
-    before, after = read_pads(operation, tracer)[axis]
-    if before or after:
-        if min(before, after) < 0 or operation.attributes.get("mode", "constant") != "constant":
+    if tracer.is_traced(x):
+        (axis,) = varying_axes(labels)
+        pads = read_pads(operation.attributes, _read_settings(operation, tracer), labels.ndim)
+        before, after = pads.get(axis, (0, 0))
+        if (before or after) and (min(before, after) < 0 or operation.attributes.get("mode", "constant") != "constant"):
             raise UntraceableError("it pads channels with other channels, or takes some away")
         parts = [tracer.classes.make(before), read_axis(labels, axis), tracer.classes.make(after)]
-        shape = [1] * labels.ndim
-        shape[axis] = -1
-        labels = np.concatenate(parts).reshape(shape)
+        labels = place(np.concatenate(parts), labels.ndim, axis)
     tracer.set(operation.outputs[0], labels)
 
 
 def trace_gather(operation: Operation, tracer: Tracer) -> None:
-    """Taking from an axis without channels: with a scalar index the axis goes, else it changes its size."""
+    """Taking from an axis takes its labels along; a scalar index drops the axis."""
     x, indices = operation.inputs[:2]
     if not tracer.is_traced(x):
         tracer.set(operation.outputs[0], fixed_labels(len(tracer.shape(operation.outputs[0]))))
         return
-    axis = int(operation.attributes.get("axis", 0)) % len(tracer.shape(x))
-    tracer.require_none(x, [axis], "it picks single channels")
     labels = tracer.labels(x)
-    rank = len(tracer.shape(indices))
-    shape = labels.shape[:axis] + (1,) * rank + labels.shape[axis + 1 :]
-    tracer.set(operation.outputs[0], labels.reshape(shape))
+    axis = int(operation.attributes.get("axis", 0)) % labels.ndim
+    picked = np.zeros((1,) * len(tracer.shape(indices)), dtype=np.int64)
+    if labels.shape[axis] > 1:
+        constant = tracer.constant(indices)
+        if constant is None:
+            raise UntraceableError("which channels it picks is computed in the graph")
+        picked = constant
+    tracer.set(operation.outputs[0], labels.take(picked, axis=axis))
 
 
 def trace_resize(operation: Operation, tracer: Tracer) -> None:

@@ -1,15 +1,20 @@
-"""Compute what depends on constants only: exporters write paddings and shapes as small arithmetic."""
+"""Compute what depends on constants only: paddings and shapes that exporters write as small arithmetic, and weights.
+
+Layouts of weights are changed in the graph, and weights are normalised there (weight standardisation, weight norm):
+what the Convs and matrix products read are the same numbers in every run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf, prod
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from onnx_basisprune.graph.editing import ONNX_DOMAINS, bypass_node
@@ -21,6 +26,14 @@ FOLDABLE_OPS = frozenset(
         "Mul", "Neg", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
     }
 )  # fmt: skip
+# In weights, what else is done to them.
+_WEIGHT_OPS = frozenset(
+    {
+        "Abs", "BatchNormalization", "Flatten", "MatMul", "Pow", "Reciprocal", "ReduceL2", "ReduceMean", "ReduceSum",
+        "ReduceSumSquare", "Sqrt",
+    }
+)  # fmt: skip
+# In elements; a larger result is kept where one of the node's inputs is at least as large.
 _LARGEST_RESULT = 65_536
 _LONGEST_SHAPE = 64
 
@@ -56,25 +69,16 @@ def fold_constants(graph: gs.Graph) -> None:
     """
     outputs = {id(tensor) for tensor in graph.outputs}
     for node in list(graph.nodes):
-        if node.op not in FOLDABLE_OPS or not node.inputs:
+        if node.op not in FOLDABLE_OPS | _WEIGHT_OPS or not node.inputs:
             continue
-        if any(id(tensor) in outputs for tensor in node.outputs) or len(node.outputs) != 1:
+        if any(id(tensor) in outputs for tensor in node.outputs) or any(item.outputs for item in node.outputs[1:]):
             continue
-        if not all(_is_constant(tensor) for tensor in node.inputs):
+        if not all(tensor.is_empty() or isinstance(tensor, gs.Constant) for tensor in node.inputs):
             continue
         values = _evaluate(node, graph.opset)
         if values is None:
             continue
         bypass_node(graph, node, gs.Constant(node.outputs[0].name, values))
-
-
-def _is_constant(tensor: gs.Tensor) -> bool:
-    """Return whether a node's input has the same, not too large value in every run."""
-    if tensor.is_empty():
-        return True
-    if not isinstance(tensor, gs.Constant):
-        return False
-    return bool(np.prod(tensor.shape, dtype=np.int64) <= _LARGEST_RESULT)
 
 
 def _evaluate(node: gs.Node, opset: int) -> np.ndarray | None:
@@ -87,12 +91,12 @@ def evaluate_node(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opset: in
     """Compute one node with ONNX's reference implementation.
 
     Args:
-        node: One of `FOLDABLE_OPS` with one output.
+        node: One of `FOLDABLE_OPS`, or an operator on weights.
         inputs: The values that it reads, by name.
         opset: Version of the operator set.
 
     Returns:
-        Its output; `None` where the reference has none for this case, or the result would be too large.
+        Its first output; `None` where the reference has none for this case, or the result would be too large.
     """
     # A result too large to keep isn't even computed: its size is written in a small input.
     if node.op_type in ("ConstantOfShape", "Expand"):
@@ -106,20 +110,47 @@ def evaluate_node(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opset: in
     # Releases of the reference differ on how a negative quotient is rounded.
     if node.op_type == "Div" and any(values.dtype.kind == "i" and (values < 0).any() for values in inputs.values()):
         return None
-    undefined = onnx.helper.make_tensor_type_proto(TensorProto.UNDEFINED, None)
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [node],
-            "constant",
-            [onnx.helper.make_value_info(name, undefined) for name in inputs],
-            [onnx.helper.make_value_info(node.output[0], undefined)],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", opset)],
-    )
+    # What is only moved, or reduced, may be as large as a weight is.
+    largest = max(_LARGEST_RESULT, *(values.size for values in inputs.values()))
+    model = _make_model(node, inputs, opset)
+    if prod(values.size for values in inputs.values()) > largest and _infer_size(model, inputs) > largest:
+        return None
     try:
-        with np.errstate(all="raise"):  # overflow and the like are left to the runtime, as it does them
+        # Overflow and the like are left to the runtime, as it does them.
+        with np.errstate(all="raise", under="ignore"):
             (values,) = ReferenceEvaluator(model).run(None, dict(inputs))
     except Exception:  # noqa: BLE001 - the reference has gaps of every kind; leaving the node is always right
         return None
     result = np.asarray(values)
-    return result if result.size <= _LARGEST_RESULT else None
+    return result if result.size <= largest else None
+
+
+def _make_model(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opset: int) -> ModelProto:
+    """Return a model of one node, with its first output."""
+    undefined = onnx.helper.make_tensor_type_proto(TensorProto.UNDEFINED, None)
+    graph = onnx.helper.make_graph(
+        [node],
+        "constant",
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for name, value in inputs.items()
+        ],
+        [onnx.helper.make_value_info(node.output[0], undefined)],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+
+
+def _infer_size(model: ModelProto, inputs: Mapping[str, NDArray[Any]]) -> float:
+    """Return how many elements the output of a model of one node has, infinite where ONNX can't tell."""
+    known = ModelProto()
+    known.CopyFrom(model)
+    known.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name) for name, value in inputs.items() if value.size <= _LONGEST_SHAPE
+    )
+    try:
+        (output,) = onnx.shape_inference.infer_shapes(known).graph.output
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return inf
+    shape = output.type.tensor_type.shape
+    known_shape = output.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in shape.dim)
+    return prod(dim.dim_value for dim in shape.dim) if known_shape else inf

@@ -3,8 +3,8 @@
 1. Nodes get unique names, so that options and reports can name them.
 2. Below IR version 4 initializers must be listed as graph inputs though they are constants: they leave the
    inputs and the IR version becomes 4. From IR 4 on such an input can be overridden at run time: it stays.
-3. Constant nodes become initializers; small arithmetic on constants is computed (exporters write paddings so), and
-   sizes that are the same in every run are constants.
+3. Constant nodes become initializers; small arithmetic on constants is computed (exporters write paddings so), sizes
+   that are the same in every run are constants, and computed zeros that are joined to a tensor are a Pad.
 4. Identity and Dropout nodes go, where they do nothing.
 5. BatchNormalization, Mul, Add, Sub and Div by constants per channel fold into the Conv before them.
 6. Convs that share a weight or bias get their own copies: each will be decomposed by its own statistics.
@@ -20,6 +20,7 @@ from onnx import ModelProto
 from onnx_basisprune.graph.constant_folding import fold_constants, read_constant
 from onnx_basisprune.graph.editing import bypass_node, edit_graph, list_names, make_unique
 from onnx_basisprune.graph.fold_affine import fold_affine_nodes
+from onnx_basisprune.graph.fold_fills import pad_instead_of_fills
 from onnx_basisprune.graph.fold_sizes import fold_static_sizes
 
 _FIRST_IR_WITHOUT_CONSTANT_INPUTS = 4
@@ -40,6 +41,7 @@ def normalize_model(model: ModelProto) -> ModelProto:
     drop_constant_inputs(copy)
     replace_constant_nodes(copy)
     fold_static_sizes(copy)
+    pad_instead_of_fills(copy)
     taken = list_names(copy)
     return edit_graph(copy, lambda graph: _normalize_graph(graph, taken))
 

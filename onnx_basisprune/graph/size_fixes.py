@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_basisprune.graph.editing import make_unique
 from onnx_basisprune.graph.shapes import Shape
+from onnx_basisprune.graph.slices_and_pads import read_pads, read_slices
 from onnx_basisprune.planning.channels import Labels, varying_axes
 
 _PASSED_OVER = ("Cast", "Identity")
@@ -142,35 +143,60 @@ def fix_split(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
 
 
 def fix_slice(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
-    """A Slice of the channel axis takes what stays of what it took."""
+    """A Slice of the channel axis takes what stays of what it took; one with steps lists it, as a Gather."""
     x = node.inputs[0].name
     axis = context.cut_axis(x)
     if axis is None:
         return
-    size, rank = context.shapes[x][axis], len(context.shapes[x])
-    stays = context.stays(x).reshape(-1)
-    in_attributes = "starts" in node.attrs
-    starts, ends, axes = _read_slice(node, in_attributes)
-    axes = list(range(len(starts))) if axes is None else axes
-    if axis not in [item % rank for item in axes]:
+    slices = read_slices(node.attrs, _read_settings(node), len(context.shapes[x]))
+    if axis not in slices:
         return
-    for position, sliced in enumerate(axes):
-        if sliced % rank == axis:
-            first, last, _ = slice(starts[position], ends[position]).indices(size)
-            starts[position], ends[position] = int(stays[:first].sum()), int(stays[:last].sum())
-    if in_attributes:
+    stays = context.stays(x).reshape(-1)
+    first, last, step = slices[axis].indices(len(stays))
+    if step != 1:
+        positions = np.arange(first, last, step)
+        _turn_into_gather(node, axis, _renumber(positions[stays[positions]], stays), taken)
+        return
+    slices[axis] = slice(int(stays[:first].sum()), int(stays[:last].sum()))
+    starts, ends = ([getattr(item, end) for item in slices.values()] for end in ("start", "stop"))
+    if "starts" in node.attrs:
         node.attrs["starts"], node.attrs["ends"] = starts, ends
     else:
         _replace_constant(node, 1, np.array(starts), taken)
         _replace_constant(node, 2, np.array(ends), taken)
 
 
-def _read_slice(node: gs.Node, in_attributes: bool) -> tuple[list[int], list[int], list[int] | None]:
-    """Return starts, ends and axes."""
-    if in_attributes:
-        return list(node.attrs["starts"]), list(node.attrs["ends"]), node.attrs.get("axes")
-    axes = node.inputs[3].values.tolist() if len(node.inputs) > 3 and not node.inputs[3].is_empty() else None
-    return node.inputs[1].values.tolist(), node.inputs[2].values.tolist(), axes
+def _turn_into_gather(node: gs.Node, axis: int, indices: NDArray[np.int64], taken: set[str]) -> None:
+    """Let a node take positions of its first input; its name tells that it is another node than the original's."""
+    node.name = make_unique(f"{node.name}.gather", taken)
+    taken.add(node.name)
+    name = make_unique(f"{node.name}.indices", taken)
+    taken.add(name)
+    node.op, node.attrs, node.inputs = "Gather", {"axis": axis}, [node.inputs[0], gs.Constant(name, indices)]
+
+
+def fix_gather(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
+    """A Gather from the channel axis takes what stays of what it took, by its new positions."""
+    x, output = node.inputs[0].name, node.outputs[0].name
+    axis = node.attrs.get("axis", 0) % len(context.shapes[x])
+    if context.cut_axis(x) != axis:
+        return
+    stays = context.stays(x).reshape(-1)
+    indices = node.inputs[1].values
+    cut = context.cut_axis(output)
+    if cut is not None:
+        indices = indices.take(np.flatnonzero(context.stays(output)), axis=cut - axis)
+    _replace_constant(node, 1, _renumber(indices, stays), taken)
+
+
+def _renumber(positions: NDArray[np.int64], stays: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return where positions that stay are after the others went."""
+    return np.asarray(np.cumsum(stays)[positions] - 1, dtype=np.int64)
+
+
+def _read_settings(node: gs.Node) -> list[NDArray[np.generic] | None]:
+    """Return a node's inputs from the second on, which are constants, `None` where one is omitted."""
+    return [item.values if isinstance(item, gs.Constant) else None for item in node.inputs[1:]]
 
 
 def fix_pad(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
@@ -179,19 +205,17 @@ def fix_pad(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
     axis = context.cut_axis(output)
     if axis is None:
         return
-    rank, size = len(context.shapes[x]), context.shapes[x][axis]
-    if size == context.shapes[output][axis]:
+    pads = read_pads(node.attrs, _read_settings(node), len(context.shapes[x]))
+    if not any(pads.get(axis, (0, 0))):
         return
-    pads = list(node.attrs["pads"]) if "pads" in node.attrs else node.inputs[1].values.tolist()
-    has_axes = len(node.inputs) > 3 and not node.inputs[3].is_empty()
-    axes = [int(item) % rank for item in node.inputs[3].values] if has_axes else list(range(rank))
-    at, count = axes.index(axis), len(pads) // 2
+    before, after = pads[axis]
     stays = context.stays(output).reshape(-1)
-    pads[at], pads[at + count] = int(stays[: pads[at]].sum()), int(stays[pads[at] + size :].sum())
+    pads[axis] = (int(stays[:before].sum()), int(stays[len(stays) - after :].sum()))
+    values = [pair[end] for end in (0, 1) for pair in pads.values()]
     if "pads" in node.attrs:
-        node.attrs["pads"] = pads
+        node.attrs["pads"] = values
     else:
-        _replace_constant(node, 1, np.array(pads), taken)
+        _replace_constant(node, 1, np.array(values), taken)
 
 
 def fix_resize(node: gs.Node, context: SizeContext, taken: set[str]) -> None:
@@ -206,6 +230,7 @@ SIZE_FIXES: dict[str, SizeFix] = {
     "Conv": fix_conv,
     "ConvTranspose": fix_conv,
     "Expand": fix_target_shape,
+    "Gather": fix_gather,
     "Pad": fix_pad,
     "Reshape": fix_target_shape,
     "Resize": fix_resize,

@@ -58,7 +58,7 @@ def remove_channels(
     def change(graph: gs.Graph) -> None:
         nodes = {node.name: node for node in graph.nodes}
         _cut_weights(graph, nodes, cuts)
-        taken = set(graph.tensors())
+        taken = {*graph.tensors(), *nodes}
         for node in graph.nodes:
             fix = SIZE_FIXES.get(node.op) if node.domain in (None, "", "ai.onnx") else None
             if fix is not None and any(context.is_cut(tensor.name) for tensor in [*node.inputs, *node.outputs]):

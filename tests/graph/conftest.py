@@ -97,7 +97,12 @@ def check_removal(run: Run) -> CheckRemoval:
     """
 
     def check(
-        model: onnx.ModelProto, seed: int, *, shape: Sequence[int] = (3, 8, 8), tolerance: float = 1e-4
+        model: onnx.ModelProto,
+        seed: int,
+        *,
+        shape: Sequence[int] = (3, 8, 8),
+        tolerance: float = 1e-4,
+        batches: Sequence[int] = (1, 3),
     ) -> ChannelMap:
         rng = np.random.default_rng(seed)
         name = model.graph.input[0].name
@@ -124,7 +129,7 @@ def check_removal(run: Run) -> CheckRemoval:
 
         program = extract_program(model)
         fetch = program.outputs[0].name
-        for batch in (1, 3):
+        for batch in batches:
             x = rng.standard_normal((batch, *shape)).astype(np.float32)
             with torch.no_grad():
                 values = Executor(program).run({name: torch.from_numpy(x)}, [fetch], alias=gate)

@@ -102,9 +102,21 @@ CASES = {
         "start": ints(-6), "end": ints(-1), "axes": ints(-3), "W2": (6, 5, 1, 1)}, opset=13),
     "slice of channels, opset 9": Case("z = Slice <axes = [1, 2], starts = [2, 1], ends = [7, 8]> (h)", 14,
                                        {"W2": (6, 5, 1, 1)}, opset=9),
-    "every other channel": Case("z = Slice (h, start, end, axes, steps)", 6, {
-        "start": ints(0), "end": ints(8), "axes": ints(1), "steps": ints(2), "W2": (6, 4, 1, 1)},
-        blocked=("Slice z: it takes every so many channels",)),
+    "every other channel": Case(
+        "a = Slice (h, i0, end, i1, i2) b = Slice (h, i1, end, i1, i2) s0 = Sigmoid (b) z = Concat <axis = 1> (s0, a)",
+        14, {"i0": ints(0), "i1": ints(1), "i2": ints(2), "end": ints(2**62)}),
+    "every other channel, paired": Case(
+        "a = Slice (h, i0, end, i1, i2) b = Slice (h, i1, end, i1, i2) s0 = Sigmoid (b) z = Mul (s0, a)",
+        4 + 6, {"i0": ints(0), "i1": ints(1), "i2": ints(2), "end": ints(8), "W2": (6, 4, 1, 1)}),
+    "channels backwards": Case("z = Slice (h, start, end, axes, steps)", 14, {
+        "start": ints(-1), "end": ints(-(2**62)), "axes": ints(1), "steps": ints(-1)}),
+    "every other channel and row": Case("z = Slice (h, start, end, axes, steps)", 6, {
+        "start": ints(0, 0), "end": ints(8, 8), "axes": ints(1, 2), "steps": ints(2, 2), "W2": (6, 4, 1, 1)},
+        blocked=("Slice z: it takes every so many channels, and slices other axes too",)),
+    "overlapping slices": Case("a = Slice (h, i0, i5, i1) b = Slice (h, i3, i8, i1) r = Relu (b) z = Mul (a, r)", 9, {
+        "i0": ints(0), "i1": ints(1), "i3": ints(3), "i5": ints(5), "i8": ints(8), "W2": (6, 5, 1, 1)}),
+    "rolled": Case("a = Slice (h, i0, i3, i1) b = Slice (h, i3, i8, i1) z = Concat <axis = 1> (b, a)", 14, {
+        "i0": ints(0), "i1": ints(1), "i3": ints(3), "i8": ints(8)}),
     "pad in space": Case("z = Pad <mode = \"reflect\"> (h, pads)", 14, {"pads": ints(0, 0, 1, 1, 0, 0, 1, 1)}),
     "option A": Case(
         "s = Slice (h, start, end, axes, steps) q = Pad (s, pads) a = Conv <strides = [2, 2]> (h, D) r = Add (a, q) "
@@ -114,6 +126,14 @@ CASES = {
     ),
     "option A, opset 10": Case("q = Pad <pads = [0, 2, 0, 0, 0, 2, 0, 0]> (h) a = Conv (h, D) z = Add (a, q)", 18,
                                {"D": (12, 8, 1, 1), "W2": (6, 12, 1, 1)}, opset=10),
+    "zeros of a computed shape": Case(
+        "s = Shape (h) n = Gather (s, i0) n1 = Unsqueeze (n, i0v) to = Concat <axis = 0> (n1, rest) "
+        "o = ConstantOfShape (to) z = Concat <axis = 1> (o, h, o)", 8 + 2 + 2 + 6,
+        {"i0": np.int64(0), "i0v": ints(0), "rest": ints(2, 8, 8), "W2": (6, 12, 1, 1)}),
+    "zeros like some channels": Case(
+        "a = Slice (h, i0, i3, i1) s = Shape (a) o = Expand (zero, s) q = Concat <axis = -3> (h, o) "
+        "b = Conv (h, D) z = Add (b, q)", 8 + 3 + 6,
+        {"i0": ints(0), "i1": ints(1), "i3": ints(3), "zero": np.float32(0), "D": (11, 8, 1, 1), "W2": (6, 11, 1, 1)}),
     "channels padded by a value, opset 18": Case("z = Pad (h, pads, fill, axes)", 8 + 4 + 6, {
         "pads": ints(1, 3), "fill": np.float32(2), "axes": ints(-3), "W2": (6, 12, 1, 1)}, opset=18),
     "channels taken away by a pad": Case("z = Pad (h, pads)", 6, {"pads": ints(0, -2, 0, 0, 0, 0, 0, 0),
@@ -158,6 +178,44 @@ CASES = {
     "expand": Case("g = GlobalAveragePool (h) e = Expand (g, to) z = Mul (e, h)", 14, {"to": ints(1, 8, 8, 8)}),
     "gather in space": Case("a = Gather <axis = 2> (h, index) z = Unsqueeze (a, axes)", 14,
                             {"index": np.int64(3), "axes": ints(2)}),
+    "shuffled by positions": Case("a = Gather <axis = -3> (h, index) z = Conv <group = 2> (a, D)", 4 + 3 + 6, {
+        "index": ints(0, 4, 1, 5, 2, 6, 3, -1), "D": (6, 4, 1, 1), "W2": (6, 6, 1, 1)}),
+    "some channels, some twice": Case("a = Gather <axis = 1> (h, index) r = Relu (a) z = Concat <axis = 1> (r, h)", 14,
+                                      {"index": np.int32([6, 1, 1, -3]), "W2": (6, 12, 1, 1)}),
+    "channels picked into rows": Case("a = Gather <axis = 1> (h, index) z = Reshape (a, to)", 5 + 6, {
+        "index": ints(7, 2, 4, 1, 0, 3).reshape(2, 3), "to": ints(0, 6, 8, 8), "W2": (6, 6, 1, 1)}),
+    "a single channel": Case("a = Gather <axis = 1> (h, index) b = Unsqueeze (a, i1) z = Mul (h, b)", 7 + 6, {
+        "index": np.int64(5), "i1": ints(1)}, blocked=("all channels of a tensor would go at once",)),
+    "channels picked by computed positions": Case(
+        "s = Shape (x) n = Slice (s, i0, i1) z = Gather <axis = 1> (h, n)", 6,
+        {"i0": ints(0), "i1": ints(1), "W2": (6, 1, 1, 1)},
+        blocked=("Gather z: which channels it picks is computed in the graph",)),
+    # Sums of products
+    "einsum as a convolution": Case("a = Einsum <equation = \"bchw,oc->bohw\"> (h, E) z = Relu (a)", 8 + 7 + 6,
+                                    {"E": (7, 8), "W2": (6, 7, 1, 1)}),
+    "einsum, channels last": Case(
+        "a = Transpose <perm = [0, 2, 3, 1]> (h) z = Einsum <equation = \"b h w c, c o -> b o h w\"> (a, E)",
+        8 + 7 + 6, {"E": (8, 7), "W2": (6, 7, 1, 1)}),
+    "einsum by a weight per channel": Case("z = Einsum <equation = \"bchw,cw->bchw\"> (h, E)", 14, {"E": (8, 8)}),
+    "einsum into heads": Case(
+        "a = Einsum <equation = \"bchw,cnd->bndhw\"> (h, E) r = Relu (a) "
+        "z = Einsum <equation = \"bndhw,ond->bohw\"> (r, F)",
+        8 + 5 + 4 + 6, {"E": (8, 2, 5), "F": (4, 2, 5), "W2": (6, 4, 1, 1)}),
+    "einsum of activations": Case(
+        "a = Conv (h, D) b = Conv (h, F) k = Einsum <equation = \"bchw,bcvw->bhv\"> (a, b) s = Softmax (k) "
+        "z = Einsum <equation = \"bhv,bcvw->bchw\"> (s, h)", 8 + 5 + 6, {"D": (5, 8, 1, 1), "F": (5, 8, 1, 1)}),
+    "einsum of products per channel": Case(
+        "a = Relu (h) b = Einsum <equation = \"bchw,bchw->bch\"> (a, h) z = Unsqueeze (b, i3)", 14, {"i3": ints(3)}),
+    "einsum over channels": Case("a = Einsum <equation = \"bchw->bhw\"> (h) b = Unsqueeze (a, i1) z = Mul (b, h)", 14,
+                                 {"i1": ints(1)}),
+    "einsum with the image": Case("a = Conv (h, D) z = Einsum <equation = \"bchw,bchw->bchw\"> (a, x)", 8 + 6,
+                                  {"D": (3, 8, 1, 1), "W2": (6, 3, 1, 1)},
+                                  blocked=("Einsum z: it multiplies channels with a tensor that isn't pruned",)),
+    "einsum of two axes": Case(
+        "a = Transpose <perm = [0, 2, 1, 3]> (h) z = Einsum <equation = \"bchw,bcgw->bcgh\"> (h, a)", 6,
+        blocked=("Einsum z: its inputs have their channels on different axes",)),
+    "einsum with an ellipsis": Case("z = Einsum <equation = \"...w->...w\"> (h)", 6,
+                                    blocked=("Einsum z: its equation has implied or repeated indices",)),
     "cast": Case("a = Cast <to = 11> (h) z = Cast <to = 1> (a)", 14),
     # What blocks
     "layer norm": Case("a = Transpose <perm = [0, 2, 3, 1]> (h) b = LayerNormalization (a, s) "
@@ -175,8 +233,6 @@ CASES = {
     "softmax from channels on, opset 11": Case("z = Softmax <axis = 1> (h)", 6, opset=11, blocked=(
         "Softmax z: it works across the pruned axis",)),
     "neighbouring channels": Case("z = LRN <size = 3> (h)", 6, blocked=("LRN z: it works across the pruned axis",)),
-    "picked channels": Case("z = Gather <axis = 1> (h, index)", 6, {"index": ints(3, 1, 2), "W2": (6, 3, 1, 1)},
-                            blocked=("Gather z: it picks single channels",)),
     "cumulated": Case("z = CumSum (h, axis)", 6, {"axis": np.int64(1)}, blocked=(
         "CumSum z: its channels aren't followed",)),
     "computed weight": Case("a = Relu (D) z = Conv (h, a)", 6, {"D": (8, 8, 1, 1)},
@@ -207,3 +263,14 @@ def test_removal_through_pattern(build: Any, check_removal: Any, case: Case) -> 
     assert sum(len(group.channels) for group in free) == case.free
     reasons = {group.blocked_by for group in channel_map.groups if group.blocked_by}
     assert reasons == {*case.blocked, OUTPUT}
+
+
+def test_constants_that_are_joined_lose_channels_too(build: Any, check_removal: Any) -> None:
+    nodes = STEM + "z = Concat <axis = 1> (k, h)" + HEAD
+    constants = OWN | {"W2": (6, 12, 1, 1), "k": (1, 4, 8, 8)}
+    model = build(nodes, x="1, 3, 8, 8", **constants)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    for choice in range(3):
+        channel_map = check_removal(normalize_model(model), choice, batches=[1])
+    assert {g.name: len(g.channels) for g in channel_map.groups if not g.blocked_by} == {"h": 8, "z": 4, "c": 6}

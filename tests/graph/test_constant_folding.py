@@ -84,9 +84,35 @@ def test_what_is_not_certain_stays(body: str) -> None:
     assert list_ops(normal)[0] == list_ops(model)[0]
 
 
-def test_large_weights_are_left_to_the_runtime() -> None:
-    model = build("t = Transpose (w) m = MatMul (x, t) y = Add (m, m)", w=np.ones((70_000, 3), np.float32))
-    assert list_ops(normalize_model(model)) == ["Transpose", "MatMul", "Add"]
+def test_large_weights_are_moved_but_never_repeated() -> None:
+    w = np.ones((70_000, 3), np.float32)
+    model = build("t = Transpose (w) m = MatMul (x, t) y = Add (m, m)", w=w)
+    assert list_ops(normalize_model(model)) == ["MatMul", "Add"]
+    model = build("u = Unsqueeze (w, one) t = Add (w, u) s = ReduceSum (t) y = Add (x, s)", w=w, one=np.array([1]))
+    assert list_ops(normalize_model(model)) == ["Add", "ReduceSum", "Add"]
+
+
+@pytest.mark.parametrize(("opset", "body"), [
+    (17, "b, m, v = BatchNormalization <training_mode = 1, momentum = 1.0> (w, g, z, z, g) t = Reshape (b, to) "),
+    (17, """m = ReduceMean <axes = [0, 2]> (w) d = Sub (w, m) q = Mul (d, d) v = ReduceMean <axes = [0, 2]> (q)
+            e = Add (v, small) r = Sqrt (e) t0 = Div (d, r) t = Reshape (t0, to)"""),
+    (18, "n = ReduceL2 (w, axes) k = Div (w, n) t = Reshape (k, to) "),
+])  # fmt: skip
+def test_weights_that_are_normalised_in_the_graph(opset: int, body: str, assert_equivalent: Compare) -> None:
+    w = np.random.default_rng(0).standard_normal((1, 5, 3 * 4096)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[N, 3, 64, 64] x) => (float[N, 5, 1, 1] y) '
+        f"{{ {body} y = Conv (x, t) }}"
+    )
+    constants = {
+        "w": w, "g": np.ones(5, np.float32), "z": np.zeros(5, np.float32), "to": np.array([5, 3, 64, 64]),
+        "small": np.float32([1e-6]), "axes": np.array([0, 2]),
+    }  # fmt: skip
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    normal = normalize_model(model)
+    assert list_ops(normal) == ["Conv"]
+    assert_equivalent(model, normal, {"x": x}, 1e-5)
 
 
 def test_a_result_that_the_graph_gives_out_keeps_its_node() -> None:

@@ -80,6 +80,11 @@ CASES = {
         "w = MatMul (q, kt) p = Softmax (w) a = MatMul (p, v) o = MatMul (a, O) "
         "y = ReduceMean <axes = [1], keepdims = 0> (o)",
         {"q": 6, "v": 7}, QKV, TOKENS, {"o": OUTPUT}),
+    "attention, tokens last": Case(
+        "t = Transpose <perm = [0, 2, 1]> (x) q = MatMul (x, Q) k = MatMul (K, t) v = MatMul (V, t) w = MatMul (q, k) "
+        "p = Softmax (w) pt = Transpose <perm = [0, 2, 1]> (p) a = MatMul (v, pt) o = MatMul (O, a) "
+        "y = ReduceMean <axes = [2], keepdims = 0> (o)",
+        {"q": 6, "v": 7}, {"Q": (8, 6), "K": (6, 8), "V": (7, 8), "O": (4, 7)}, TOKENS, {"o": OUTPUT}),
     "attention of heads": Case(
         "q0 = MatMul (x, Q) q1 = Reshape (q0, heads) q = Transpose <perm = [0, 2, 1, 3]> (q1) "
         "k0 = MatMul (x, K) k1 = Reshape (k0, heads) kt = Transpose <perm = [0, 2, 3, 1]> (k1) "
