@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import onnx.parser
 import pytest
+from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from onnx_basisprune.assessment import Assessment, BasisKind, Calibration, Prune, assess_network
+from onnx_basisprune.costing import Prices
 from onnx_basisprune.data.batches import Batch
 from onnx_basisprune.graph.head import find_head
 from onnx_basisprune.graph.model_io import load_model
@@ -95,7 +99,8 @@ def named_network(branching: Callable[..., Network]) -> Callable[[str], Network]
         path = ROOT / "sample_models" / "digits.onnx" if name == "digits" else shared
         if not path.exists():
             pytest.skip("the shared models aren't beside the repository")
-        shape = {"digits": (1, 3, 16, 16), "ppocr_cls": (1, 3, 48, 64)}.get(name, (1, 3, 32, 32))
+        shapes = {"digits": (16, 16), "ppocr_cls": (48, 64), "efficientnet_lite0_imagenet": (224, 224)}
+        shape = (1, 3, *shapes.get(name, (32, 32)))
         return read_network(normalize_model(load_model(path)), shape, ())
 
     return read
@@ -128,3 +133,63 @@ def assess(
         return network, assess_network(network, calibration, kind, prune, Silence(), compensate=compensate)
 
     return find
+
+
+@dataclass(frozen=True)
+class StairPrice:
+    """Time that goes with the multiply-adds of counts filled up to a block; a pair costs a little on top.
+
+    Attributes:
+        unit: Time per weight element.
+        kernel: Weight elements per input channel.
+        block: What counts are filled up to.
+        slowness: What pairs take more than their multiply-adds, as a factor.
+    """
+
+    unit: float
+    kernel: int
+    block: int
+    slowness: float = 1.0
+
+    def fill(self, counts: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        filled: NDArray[np.float64] = np.ceil(np.asarray(counts) / self.block) * self.block
+        return filled
+
+    def whole(self, in_channels: int, out_channels: int) -> float:
+        return self.unit * self.kernel * float(self.fill(in_channels) * self.fill(out_channels))
+
+    def pair(self, in_channels: int, ranks: NDArray[np.int64], out_channels: int) -> NDArray[np.float64]:
+        elements = self.kernel * self.fill(in_channels) + self.fill(out_channels)
+        return self.slowness * self.unit * self.fill(ranks) * elements
+
+
+@pytest.fixture(scope="session")
+def invent_prices() -> Callable[..., Prices]:
+    """Return a function that makes up times for a network; pairs of Convs in `slow` are never faster."""
+
+    def invent(network: Network, block: int = 16, slow: Collection[str] = ()) -> Prices:
+        macs = {row.name: row.macs or 0 for row in network.cost.nodes}
+        layers = {}
+        for name, layer in network.eligible.items():
+            shape = network.program.initializers[layer.weight].shape
+            unit = 1e-3 * macs[name] / prod(shape)
+            layers[name] = StairPrice(unit, prod(shape[2:]), block, 1000.0 if name in slow else 1.05)
+        rng = np.random.default_rng(0)
+        others = [operation.name for operation in network.program.operations if operation.name not in layers]
+        nodes = {name: 1e-3 * macs.get(name, 0) + 10 * float(rng.random()) for name in others}
+        return Prices(layers, nodes, 5.0, block)
+
+    return invent
+
+
+@pytest.fixture(scope="session")
+def invent_assessment() -> Callable[..., Assessment]:
+    """Return a function that makes up scores for a network, enough to plan with."""
+
+    def invent(network: Network, seed: int = 0) -> Assessment:
+        rng = np.random.default_rng(seed)
+        components = {name: rng.exponential(size=layer.full_rank) for name, layer in network.eligible.items()}
+        channels = {int(c): float(rng.exponential()) for group in network.channels.groups for c in group.channels}
+        return Assessment({}, components, channels, {}, ())
+
+    return invent
