@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from onnx_basisprune.assessment import Prune
 from onnx_basisprune.costing import Prices
-from onnx_basisprune.errors import ConfigError
+from onnx_basisprune.errors import ConfigError, ModelError, quote
 from onnx_basisprune.graph.layer_models import FEED, find_conv_shapes, make_layer_model, split_pair
-from onnx_basisprune.graph.model_io import serialize_model
-from onnx_basisprune.graph.shapes import infer_shapes
+from onnx_basisprune.graph.model_io import save_model
+from onnx_basisprune.graph.shapes import Shape, infer_shapes
 from onnx_basisprune.network import Network
 from onnx_basisprune.node_times import assign_times
 from onnx_basisprune.planning.prices import ConvShape, MeasuredGrid, MeasuredPrice, choose_counts
@@ -59,14 +61,22 @@ def price_network(
         recorder: Told how far it is.
 
     Raises:
-        ConfigError: A pinned table lacks something.
+        ConfigError: A pinned table lacks something, or the batch size doesn't fit the model.
+        ModelError: The model can't be run with this batch size.
     """
-    shapes = infer_shapes(network.model, {network.input_name: (batch_size, *network.input_shape[1:])})
+    # First, since it tells whether the model runs with this batch size at all.
+    times = _measure_model(network, table, settings, batch_size)
+    shapes = _infer_batch(network, batch_size)
+    unknown = [name for name in network.eligible if network.operations[name].inputs[0] not in shapes]
+    if unknown:
+        raise ModelError(
+            f"The shape of what Conv {quote(unknown[0])} reads isn't known for a batch of {batch_size}; choose another "
+            "--benchmark-batch-size, or export the model with a dynamic batch."
+        )
     convs = find_conv_shapes(network.program, shapes, list(network.eligible))
     grids = {name: _choose_grid(network, name, prune, align, table.block) for name in convs}
     wanted = {shape.key: shape for name, conv in convs.items() for shape in _list_shapes(conv, grids[name])}
     _measure_layers(wanted, table, settings, recorder)
-    times = _measure_model(network, table, settings, batch_size)
     layers = {name: _make_price(conv, grids[name], table, times.get(name)) for name, conv in convs.items()}
     nodes = {name: time for name, time in times.items() if name and name not in layers}
     return Prices(layers, nodes, times.get("", 0.0), table.block)
@@ -132,19 +142,29 @@ def _measure_model(
             "--latency-table was not measured for this model (or for this batch size); name a file that doesn't "
             "exist yet to measure a new table."
         )
-    content = serialize_model(network.model)
-    feeds = draw_input(Session(content).inputs, batch_size, network.input_shape[1:], seed=0)
-    kernels = profile_nodes(content, feeds, threads=settings.threads, provider=settings.provider)
-    times = assign_times(network.program, kernels) if settings.has_kernel_times else {"": 0.0}
-    overhead = table.overhead if settings.has_kernel_times else 0.0
-    table.models[digest] = {name: max(time - overhead, _LEAST_TIME) if name else time for name, time in times.items()}
+    # In a file: it may be larger than what can be handed over in memory.
+    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
+        path = save_model(network.model, Path(folder, "model.onnx"))[0]
+        inputs = Session(path, threads=settings.threads, provider=settings.provider).inputs
+        feeds = draw_input(inputs, batch_size, network.input_shape[1:], seed=0)
+        kernels = profile_nodes(path, feeds, threads=settings.threads, provider=settings.provider)
+    kernels = tuple(
+        replace(kernel, microseconds=max(kernel.microseconds - table.overhead, _LEAST_TIME)) for kernel in kernels
+    )
+    table.models[digest] = assign_times(network.program, kernels) if settings.has_kernel_times else {"": 0.0}
     return table.models[digest]
 
 
 def digest_model(network: Network, batch_size: int) -> str:
-    """Return what a table knows a model by."""
-    content = network.model.SerializeToString(deterministic=True)
-    return hashlib.sha256(content + repr((batch_size, network.input_shape)).encode()).hexdigest()
+    """Return what a table knows a model by: all but the values of its weights, on which no time depends."""
+    types = {name: str(values.dtype) for name, values in network.program.initializers.items()}
+    content = (network.program.operations, types, sorted(_infer_batch(network, batch_size).items()))
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _infer_batch(network: Network, batch_size: int) -> Mapping[str, Shape]:
+    """Return the shapes of a network's tensors in a run of so many images, as far as they are known."""
+    return infer_shapes(network.model, {network.input_name: (batch_size, *network.input_shape[1:])})
 
 
 def _make_price(conv: ConvShape, counts: Counts, table: LatencyTable, time: float | None) -> MeasuredPrice:
