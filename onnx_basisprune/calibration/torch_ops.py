@@ -18,6 +18,7 @@ from onnx_basisprune.calibration.torch_ops_index import INDEX_OPS
 from onnx_basisprune.calibration.torch_ops_math import MATH_OPS
 from onnx_basisprune.calibration.torch_ops_norm import NORM_OPS
 from onnx_basisprune.calibration.torch_ops_pool import POOL_OPS
+from onnx_basisprune.calibration.torch_ops_recurrent import RECURRENT_OPS
 from onnx_basisprune.calibration.torch_ops_reduce import REDUCE_OPS
 from onnx_basisprune.calibration.torch_ops_resize import RESIZE_OPS
 from onnx_basisprune.calibration.torch_ops_shape import SHAPE_OPS
@@ -29,6 +30,7 @@ TORCH_OPS: dict[str, Callable[..., Any]] = {
     **MATH_OPS,
     **NORM_OPS,
     **POOL_OPS,
+    **RECURRENT_OPS,
     **REDUCE_OPS,
     **RESIZE_OPS,
     **SHAPE_OPS,

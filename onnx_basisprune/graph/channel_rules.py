@@ -158,7 +158,7 @@ _REDUCTIONS = (
 # Known ops whose channels stay: rare in classifiers, or mixing channels by nature.
 _NOT_FOLLOWED = (
     "AffineGrid", "ArgMax", "ArgMin", "Attention", "Compress", "Constant", "ConstantOfShape", "CumProd", "CumSum",
-    "EyeLike", "GatherElements", "GatherND", "GridSample", "MeanVarianceNormalization", "NonZero", "OneHot",
+    "EyeLike", "GatherElements", "GatherND", "GridSample", "LSTM", "MeanVarianceNormalization", "NonZero", "OneHot",
     "Range", "RotaryEmbedding", "Scatter", "ScatterElements", "ScatterND", "TopK", "Trilu",
 )  # fmt: skip
 

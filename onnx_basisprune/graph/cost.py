@@ -94,12 +94,18 @@ def _count_attention(operation: Operation, inputs: Sequence[Shape], outputs: Seq
     return heads * queries[-2] * keys[-2] * per_key
 
 
+def _count_lstm(operation: Operation, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    # Every weight of the input and of the state is used once a step, in each direction.
+    return prod(inputs[0][:2]) * (prod(inputs[1]) + prod(inputs[2]))
+
+
 MAC_COUNTERS: dict[str, MacCounter] = {
     "Attention": _count_attention,
     "Conv": _count_conv,
     "ConvTranspose": _count_conv_transpose,
     "Einsum": _count_einsum,
     "Gemm": _count_gemm,
+    "LSTM": _count_lstm,
     "MatMul": _count_matmul,
 }
 

@@ -20,6 +20,13 @@ CASES: dict[str, tuple[str, int, list[tuple[int, ...]], list[Any], dict[str, Any
         [np.array([[True, False], [False, False], [True, True]])],
         {"softcap": 2.0},
     ),
+    "lstm with peepholes": (
+        "LSTM",
+        14,
+        [(3, 2, 4), (2, 12, 4), (2, 12, 3), (2, 24)],
+        [None, np.ones((2, 2, 3)), np.ones((2, 2, 3)), np.ones((2, 9))],
+        {"direction": "bidirectional", "hidden_size": 3},
+    ),
     "conv with uneven pads": ("Conv", 17, [(1, 2, 4, 5), (2, 2, 3, 2), (2,)], [], {"pads": [1, 0, 0, 2]}),
     "conv same upper": ("Conv", 17, [(1, 2, 5, 5), (2, 1, 2, 2)], [], {"auto_pad": "SAME_UPPER", "group": 2}),
     "transposed conv": (

@@ -253,6 +253,17 @@ CONV: dict[int, dict[str, Any]] = {
     22: {"auto_pad": "VALID", "dilations": [2, 1], "group": 2},
 }
 
+
+def build_lstm(opset: int) -> Case:
+    """Both directions with peepholes, or one backwards with clipping; the state may forget what it takes in."""
+    if opset < 14:
+        inputs = [real(5, 2, 3), real(2, 16, 3), real(2, 16, 4), real(2, 32), None, real(2, 2, 4), real(2, 2, 4)]
+        return Case([*inputs, real(2, 12)], {"direction": "bidirectional", "hidden_size": 4}, 3)
+    inputs = [real(5, 2, 3), real(1, 16, 3), real(1, 16, 4), real(1, 32), np.int32([5, 5])]
+    attributes = {"direction": "reverse", "hidden_size": 4, "clip": 0.5, "input_forget": 1}
+    return Case(inputs, attributes | {"activations": ["Sigmoid", "Tanh", "Tanh"]}, 3)
+
+
 BUILDERS: dict[str, Callable[[int], Case]] = {
     "Attention": lambda _: Case(
         [real(2, 3, 8), real(2, 4, 8), real(2, 4, 8), real(3, 4)], {"q_num_heads": 2, "kv_num_heads": 2}
@@ -284,6 +295,7 @@ BUILDERS: dict[str, Callable[[int], Case]] = {
     "CumSum": lambda _: Case([real(2, 4), np.array(1)], {"exclusive": 1, "reverse": 1}),
     "DepthToSpace": lambda v: Case([IMAGE], {"blocksize": 2, **({"mode": "CRD"} if v >= 11 else {})}),
     "Dropout": build_dropout,
+    "LSTM": build_lstm,
     "Einsum": lambda _: Case([real(2, 3, 4), real(2, 4, 5)], {"equation": "bij, bjk -> bik"}),
     "Equal": build_equal,
     "Expand": lambda _: Case([real(3, 1), whole(2, 1, 4)]),

@@ -91,6 +91,12 @@ def test_attention() -> None:
     assert count(body, joined, opset=23) == 2 * 5 * 6 * (4 + 3)
 
 
+def test_lstm() -> None:
+    body = """t = Transpose <perm = [1, 0, 2]> (x)
+        y = LSTM <hidden_size = 5, direction = "bidirectional"> (t, w, r)"""
+    assert count(body, "float[N, 6, 7] x", w=(2, 20, 7), r=(2, 20, 5)) == 6 * 2 * 20 * (7 + 5)
+
+
 def test_counts_are_for_one_image() -> None:
     fixed = build("g (float[4, 3, 10, 10] x) => (float[4, 5, 8, 8] y) { y = Conv (x, w) }",
                   w=np.zeros((5, 3, 3, 3), np.float32))  # fmt: skip
