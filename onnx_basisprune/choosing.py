@@ -1,58 +1,93 @@
-"""Choose the plan of a compression run: assess, price, and meet the budget."""
+"""Choose the plan of a compression run: price, assess, and meet the budget."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnx_basisprune.assessment import Calibration
 from onnx_basisprune.budget import Budget, PlannedCut
-from onnx_basisprune.config import CompressionConfig
-from onnx_basisprune.costing import sum_latency
+from onnx_basisprune.costing import Unit, sum_latency
 from onnx_basisprune.fitting import fit_latency
-from onnx_basisprune.network import Network
-from onnx_basisprune.opening import Subject
 from onnx_basisprune.pricing import Pricing, choose_align
-from onnx_basisprune.progress import Recorder
-from onnx_basisprune.results import ModelMeasurement, TimingReport
+from onnx_basisprune.results import TimingReport
 from onnx_basisprune.rounds import Prospect, assess_in_rounds
-from onnx_basisprune.summary import choose_budget
+from onnx_basisprune.run import Run
 from onnx_basisprune.timing import time_pair
 
 # How long a plan's model is timed, at most.
 _LOOK_SECONDS = 4.0
 
 
-def choose_plan(
-    network: Network,
-    subject: Subject,
-    original: ModelMeasurement,
-    calibration: Calibration,
-    config: CompressionConfig,
-    recorder: Recorder,
-) -> tuple[Prospect, PlannedCut, TimingReport | None]:
-    """Assess the network and plan its cut; a budget of time is met by the clock."""
-    unit, target = choose_budget(config)
-    batch_size = config.benchmark_batch_size or subject.session.fixed_batch or 1
-    pricing = None if config.allow_slower else Pricing(config, batch_size, recorder)
-    prices = None if pricing is None else pricing.price(network)
-    if unit == "latency" and prices is not None:
-        whole = sum_latency(network, prices)
-    else:
-        whole = float(original.macs if unit == "macs" else original.parameters)
-    budget = Budget(unit, target * whole)
-    prospect = assess_in_rounds(network, calibration, budget, whole, config, pricing, recorder)
-    if pricing is None or prices is None:
-        return prospect, prospect.plan(budget, config), None
-    timing = TimingReport(pricing.digest, prices.block, choose_align(config, prices.block))
-    if unit != "latency" or config.dry_run:
-        planned = prospect.plan(budget, config)
-        return prospect, planned, replace(timing, predicted=planned.left / whole if unit == "latency" else None)
+@dataclass(frozen=True)
+class Outlook:
+    """A network that was assessed and priced: plans for any budget of one unit.
 
-    def time_model(path: Path) -> float:
-        speedup = time_pair(path, network.input_shape[1:], config, _LOOK_SECONDS).speedup
+    Attributes:
+        run: What is compressed.
+        unit: What budgets are counted in.
+        whole: What the original costs.
+        prospect: What plans are made from.
+        pricing: Measured times, `None` where time doesn't matter.
+    """
+
+    run: Run
+    unit: Unit
+    whole: float
+    prospect: Prospect
+    pricing: Pricing | None
+
+    def plan(self, target: float) -> PlannedCut:
+        """Return the plan that keeps a fraction of the original, by the forecast."""
+        scale = self.pricing.read_scale(self.prospect.network) if self.unit == "latency" and self.pricing else 1.0
+        return self.prospect.plan(Budget(self.unit, target * self.whole / scale), self.run.config)
+
+    def describe_timing(self) -> TimingReport | None:
+        """Return what plans are made with, `None` where time doesn't matter."""
+        prices = self.prospect.prices
+        if self.pricing is None or prices is None:
+            return None
+        return TimingReport(self.pricing.digest, prices.block, choose_align(self.run.config, prices.block))
+
+    def time_model(self, path: Path) -> float:
+        """Return the time of a model file as a fraction of the original's."""
+        speedup = time_pair(path, self.run.network.input_shape[1:], self.run.config, _LOOK_SECONDS).speedup
         return 1.0 if speedup is None else 1 / speedup.median
 
-    best, plans = fit_latency(prospect, whole, target, time_model, pricing, config, recorder)
-    timing = replace(timing, table_sha256=pricing.digest, predicted=best.predicted, measured=best.measured, plans=plans)
-    return prospect, best.planned, timing
+
+def assess_run(run: Run, unit: Unit, target: float) -> Outlook:
+    """Price and assess a run's network.
+
+    Args:
+        run: What is compressed.
+        unit: What budgets are counted in.
+        target: The fraction that `--rounds` goes down to.
+    """
+    batch_size = run.config.benchmark_batch_size or run.subject.session.fixed_batch or 1
+    pricing = None if run.config.allow_slower else Pricing(run.config, batch_size, run.recorder)
+    if unit == "latency" and pricing is not None:
+        whole = sum_latency(run.network, pricing.price(run.network))
+    else:
+        whole = float(run.original.macs if unit == "macs" else run.original.parameters)
+    budget = Budget(unit, target * whole)
+    prospect = assess_in_rounds(run.network, run.calibration, budget, whole, run.config, pricing, run.recorder)
+    return Outlook(run, unit, whole, prospect, pricing)
+
+
+def choose_plan(outlook: Outlook, target: float) -> tuple[PlannedCut, TimingReport | None]:
+    """Return the plan that keeps a fraction of the original; one of time is held to the clock, but in a dry run."""
+    timing, run = outlook.describe_timing(), outlook.run
+    if outlook.unit != "latency" or outlook.pricing is None or timing is None:
+        return outlook.plan(target), timing
+    if run.config.dry_run:
+        planned = outlook.plan(target)
+        return planned, replace(timing, predicted=planned.left / outlook.whole)
+    best, plans = fit_latency(
+        outlook.prospect, outlook.whole, target, outlook.time_model, outlook.pricing, run.config, run.recorder
+    )
+    return best.planned, replace(
+        timing,
+        table_sha256=outlook.pricing.digest,
+        predicted=best.predicted,
+        measured=best.measured,
+        plans=plans,
+    )

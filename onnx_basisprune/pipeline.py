@@ -6,43 +6,29 @@ measure → report → gates
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 import onnx_basisprune
-from onnx_basisprune.assessment import Calibration
-from onnx_basisprune.calibration.batching import can_batch
-from onnx_basisprune.calibration.executor import Executor
-from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
-from onnx_basisprune.choosing import choose_plan
+from onnx_basisprune.candidates import build_candidate
+from onnx_basisprune.choosing import Outlook, assess_run, choose_plan
 from onnx_basisprune.config import CompressionConfig
-from onnx_basisprune.cutting import cut_network
-from onnx_basisprune.destination import check_data_files, choose_output
-from onnx_basisprune.errors import DataError
+from onnx_basisprune.destination import choose_output
 from onnx_basisprune.files import count_bytes, hash_files, make_staging_folder, publish_files, write_atomically
-from onnx_basisprune.graph.cost import measure_cost
-from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.graph.model_io import save_model
-from onnx_basisprune.graph.normalize import normalize_model
-from onnx_basisprune.graph.program import extract_program
-from onnx_basisprune.graph.rewrite import PairNames, replace_initializers, set_metadata
-from onnx_basisprune.graph.tensors import drop_weights
-from onnx_basisprune.network import Network, read_network
-from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
+from onnx_basisprune.graph.rewrite import set_metadata
+from onnx_basisprune.opening import predict_all
 from onnx_basisprune.progress import Progress, Recorder, Silence
-from onnx_basisprune.refitting import refit_network
 from onnx_basisprune.reporting.render_json import render_json
-from onnx_basisprune.results import CompressionReport, ModelMeasurement, RecoveryReport
-from onnx_basisprune.runtime.baseline import check_above_chance
+from onnx_basisprune.results import CompressionReport, ModelMeasurement, TimingReport
+from onnx_basisprune.run import Run, open_run
 from onnx_basisprune.runtime.environment import describe_environment
-from onnx_basisprune.runtime.evaluation import Predictions, compare, summarize_accuracy
+from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
 from onnx_basisprune.runtime.session import Session
 from onnx_basisprune.summary import (
+    choose_budget,
     describe_config,
     describe_metadata,
     judge_gates,
@@ -55,10 +41,7 @@ from onnx_basisprune.validation import validate_model
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# Images per step of the recovery; large ones cost more and teach more each.
-_RECOVERY_BATCH = 128
-_RECOVERY_BATCH_LARGE = 32
-_LARGE_IMAGE = 3 * 64 * 64
+    from onnx_basisprune.budget import PlannedCut
 
 
 def compress(config: CompressionConfig, progress: Progress | None = None) -> CompressionReport:
@@ -78,158 +61,65 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     recorder = Recorder(progress or Silence())
     output = choose_output(config)
     recorder.start("opening")
-    subject = open_subject(config.model, config.threads, config.provider)
-    subject, images, validation = open_data(subject, config, recorder)
-    check_data_files(output, subject.files, config)
-    baseline = measure_baseline(subject, validation, config, recorder)
-    images.dataset.check_labels(baseline.class_count)
-    sample = validation.load(np.arange(min(7, len(validation))))
-    network = read_network(normalize_model(subject.model), (1, *sample.shape[1:]), config.exclude)
-    original = measure_original(network, subject, baseline)
-    # The normalised copy has all that is needed of them, and they may take half of the memory.
-    subject = replace(subject, model=drop_weights(subject.model))
-    fixed_batch = find_fixed_batch(network, subject, sample)
-    calibration = Calibration(
-        subject.head,
-        lambda: images.stream(fixed_batch or config.batch_size),
-        len(images),
-        config.seed,
-        fixed_batch,
-    )
-    prospect, planned, timing = choose_plan(network, subject, original, calibration, config, recorder)
-    components = prospect.assessment.components
-    report = CompressionReport(
-        config=describe_config(config, output, images.preprocessing.describe()),
-        environment={**describe_environment(config.threads, config.provider), "seed": config.seed},
-        original=original,
-        compressed=ModelMeasurement(
-            planned.forecast.macs, planned.forecast.parameters, None, network.cost.uncounted_ops
-        ),
+    run = open_run(config, output, recorder)
+    unit, target = choose_budget(config)
+    outlook = assess_run(run, unit, target)
+    planned, timing = choose_plan(outlook, target)
+    report = describe_plan(run, outlook, planned, timing, output)
+    if output is not None:
+        candidate = build_candidate(run, outlook.prospect, planned)
+        files = publish_model(run, candidate.model, report.compressed, output)
+        report = measure_result(replace(report, recovery=candidate.recovery), run, files)
+    return finish_report(report, run)
+
+
+def describe_plan(
+    run: Run, outlook: Outlook, planned: PlannedCut, timing: TimingReport | None, output: Path | None
+) -> CompressionReport:
+    """Return all that is known before anything is cut."""
+    prospect, forecast = outlook.prospect, planned.forecast
+    component_counts = {name: len(scores) for name, scores in prospect.assessment.components.items()}
+    return CompressionReport(
+        config=describe_config(run.config, output, run.images.preprocessing.describe()),
+        environment={**describe_environment(run.config.threads, run.config.provider), "seed": run.config.seed},
+        original=run.original,
+        compressed=ModelMeasurement(forecast.macs, forecast.parameters, None, run.network.cost.uncounted_ops),
         speedup=None,
         drop_pp=None,
-        layers=summarize_layers(network, planned, {name: len(item) for name, item in components.items()}),
-        groups=summarize_groups(network.channels.groups, prospect.list_gone(planned)),
+        layers=summarize_layers(run.network, planned, component_counts),
+        groups=summarize_groups(run.network.channels.groups, prospect.list_gone(planned)),
         gates=(),
         recovery=None,
         timings={},
         timing=timing,
     )
-    if output is not None:
-        recorder.start("rewriting")
-        model, pairs = cut_network(prospect.network, prospect.assessment, planned.plan)
-        model = refit_network(
-            network, model, pairs, prospect.list_gone(planned), calibration, images.load, config, recorder
-        )
-        model, recovery = recover(network, model, pairs, calibration, images, config, recorder)
-        set_metadata(model, describe_metadata(config, onnx_basisprune.__version__, original, report.compressed))
-        recorder.start("validating")
-        with make_staging_folder(output, force=config.force) as folder:
-            staged = save_model(model, folder / output.name, external_data=len(subject.files) > 1)
-            validate_model(model, staged[0], subject.model, sample, report.compressed)
-            files = publish_files(staged, force=config.force)
-        report = replace(report, recovery=recovery)
-        report = measure_result(report, files, subject, baseline, validation, config, recorder)
-    return finish_report(report, network, config, recorder)
 
 
-def measure_original(network: Network, subject: Subject, baseline: Predictions) -> ModelMeasurement:
-    """Return the original's size and accuracy; parameters are those of the file, before anything was folded."""
-    return ModelMeasurement(
-        network.cost.macs,
-        measure_cost(subject.model, network.input_shapes).parameters,
-        count_bytes(subject.files),
-        network.cost.uncounted_ops,
-        accuracy=summarize_accuracy(baseline),
-    )
+def publish_model(run: Run, model: ModelProto, predicted: ModelMeasurement, output: Path) -> tuple[Path, ...]:
+    """Write a model beside its place, validate it, and only then put it there.
 
-
-def measure_baseline(
-    subject: Subject, validation: Images, config: CompressionConfig, recorder: Recorder
-) -> Predictions:
-    """Evaluate the original model; refuse to go on where it is no better than guessing.
-
-    Raises:
-        DataError: The accuracy is near chance and the preprocessing wasn't set by `--preprocess`.
+    Returns:
+        The model's file, and the one that holds its weights where they are apart.
     """
-    baseline = predict_all(subject, validation, config.batch_size, "baseline", recorder)
-    problem = check_above_chance(baseline)
-    if problem is not None:
-        if config.preprocess == "auto":
-            raise DataError(problem)
-        recorder.warn(problem)
-    return baseline
+    config, version = run.config, onnx_basisprune.__version__
+    set_metadata(model, describe_metadata(config, version, run.original, predicted))
+    run.recorder.start("validating")
+    with make_staging_folder(output, force=config.force) as folder:
+        staged = save_model(model, folder / output.name, external_data=len(run.subject.files) > 1)
+        validate_model(model, staged[0], run.subject.model, run.sample, predicted)
+        return publish_files(staged, force=config.force)
 
 
-def find_fixed_batch(network: Network, subject: Subject, sample: NDArray[Any]) -> int | None:
-    """Return the only batch size that PyTorch can run the graph with, `None` where any will do."""
-    fixed = subject.session.fixed_batch
-    if fixed is None:
-        return None
-    executor, name = Executor(network.program), network.program.inputs[0].name
-    return None if can_batch(executor, name, subject.head, sample, fixed) else fixed
-
-
-def recover(
-    network: Network,
-    model: ModelProto,
-    pairs: Mapping[str, PairNames],
-    calibration: Calibration,
-    images: Images,
-    config: CompressionConfig,
-    recorder: Recorder,
-) -> tuple[ModelProto, RecoveryReport | None]:
-    """Tune the weights that `--recover` names, unless nothing was cut or nobody wants it."""
-    untouched = not pairs and model.graph == network.model.graph
-    if config.recover == "none" or config.recover_steps == 0 or untouched:
-        return model, None
-    student = extract_program(model)
-    large = np.prod([size or 1 for size in images.load(np.arange(1)).shape]) > _LARGE_IMAGE
-    settings = RecoverySettings(
-        steps=config.recover_steps,
-        batch_size=_RECOVERY_BATCH_LARGE if large else _RECOVERY_BATCH,
-        chunk_size=calibration.fixed_batch or config.batch_size,
-        augmentation=config.augment,
-        layout=images.preprocessing.layout,
-        seed=config.seed,
-        fixed_batch=calibration.fixed_batch,
-        mode=config.recover,
-    )
-    recorder.start("recovery", config.recover_steps)
-    distillation = Distillation(
-        network.program,
-        student,
-        calibration.head,
-        find_classifier(student, calibration.head),
-        {name: names.scaling for name, names in pairs.items()},
-        images.load,
-        len(images),
-        settings,
-    )
-    arrays, report = distillation.recover(
-        recorder.advance, restart=lambda: recorder.start("recovery", config.recover_steps)
-    )
-    if not report.kept:
-        recorder.warn("the recovery made nothing better on held-out images; the weights stay as they were planned.")
-    return replace_initializers(model, arrays), report
-
-
-def measure_result(
-    report: CompressionReport,
-    files: Sequence[Path],
-    subject: Subject,
-    baseline: Predictions,
-    validation: Images,
-    config: CompressionConfig,
-    recorder: Recorder,
-) -> CompressionReport:
+def measure_result(report: CompressionReport, run: Run, files: Sequence[Path]) -> CompressionReport:
     """Evaluate and time the compressed model against the original."""
-    compressed = replace(subject, session=Session(files[0], threads=config.threads, provider=config.provider))
-    predictions = predict_all(compressed, validation, config.batch_size, "evaluating", recorder)
+    config, recorder = run.config, run.recorder
+    compressed = replace(run.subject, session=Session(files[0], threads=config.threads, provider=config.provider))
+    predictions = predict_all(compressed, run.validation, config.batch_size, "evaluating", recorder)
     recorder.start("benchmark", 1.0)
-    timing = time_pair(files[0], validation.load(np.arange(1)).shape[1:], config, progress=recorder)
+    timing = time_pair(files[0], run.network.input_shape[1:], config, progress=recorder)
     for warning in timing.warnings:
         recorder.warn(warning)
-    digests = {"original_sha256": hash_files(subject.files), "compressed_sha256": hash_files(files)}
+    digests = {"original_sha256": hash_files(run.subject.files), "compressed_sha256": hash_files(files)}
     return replace(
         report,
         environment={**report.environment, **digests},
@@ -238,17 +128,16 @@ def measure_result(
             report.compressed,
             file_bytes=count_bytes(files),
             latency=timing.b,
-            accuracy=summarize_accuracy(predictions, baseline),
+            accuracy=summarize_accuracy(predictions, run.baseline),
         ),
         speedup=timing.speedup,
-        drop_pp=compare(baseline, predictions),
+        drop_pp=compare(run.baseline, predictions),
     )
 
 
-def finish_report(
-    report: CompressionReport, network: Network, config: CompressionConfig, recorder: Recorder
-) -> CompressionReport:
+def finish_report(report: CompressionReport, run: Run) -> CompressionReport:
     """Judge the gates, add warnings and times, and write the report where it was asked for."""
+    config, network, recorder = run.config, run.network, run.recorder
     has_anything = bool(network.eligible) or any(not group.blocked_by for group in network.channels.groups)
     if not has_anything:
         recorder.warn("no Conv of the model can be decomposed and no channel can go: nothing to prune.")

@@ -19,7 +19,10 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import onnx_basisprune.calibration.recovery as recovery
+import onnx_basisprune.candidates as candidates
 import onnx_basisprune.pipeline as pipeline
+import onnx_basisprune.run as run
+import onnx_basisprune.timing as timing
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.data.dataset import open_dataset
 from onnx_basisprune.errors import ConfigError, DataError, OutputError, ValidationError
@@ -39,10 +42,13 @@ INPUT = {"image": (1, 3, 16, 16)}
 
 @pytest.fixture(autouse=True)
 def _short_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(**options: Any) -> BenchmarkSettings:
-        return BenchmarkSettings(**{**options, "min_rounds": 5, "min_seconds": 0.0, "max_seconds": 0.1, "warmup": 1})
+    real = timing.benchmark_pair
 
-    monkeypatch.setattr(pipeline, "BenchmarkSettings", make)
+    def hurry(*models: Any, settings: BenchmarkSettings, **options: Any) -> Any:
+        quick = replace(settings, min_rounds=5, min_seconds=0.0, max_seconds=0.1, warmup=1)
+        return real(*models, settings=quick, **options)
+
+    monkeypatch.setattr(timing, "benchmark_pair", hurry)
 
 
 @pytest.fixture
@@ -51,8 +57,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def configure(model: Path, **options: Any) -> CompressionConfig:
-    """A quick run: 120 images, nothing tuned."""
+    """A quick run: 120 images, nothing tuned, nothing timed but the result."""
     defaults = {"data": CALIB, "val": VAL, "limit": 120, "recover": "none", "preprocess": "imagenet", "threads": 1}
+    defaults["allow_slower"] = True
     return CompressionConfig(model=model, **{**defaults, **options})
 
 
@@ -372,7 +379,7 @@ def test_interruption_leaves_nothing(model: Path, tmp_path: Path, stage: str) ->
 def test_a_model_that_is_not_what_was_planned_is_not_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    real_save, real_cut = pipeline.save_model, pipeline.cut_network
+    real_save, real_cut = pipeline.save_model, candidates.cut_network
 
     def corrupt(model: ModelProto, path: Path, *, external_data: bool) -> tuple[Path, ...]:
         copy = ModelProto()
@@ -388,7 +395,7 @@ def test_a_model_that_is_not_what_was_planned_is_not_written(
         return real_cut(network, assessment, replace(plan, components=left))
 
     if fault == "cost":
-        monkeypatch.setattr(pipeline, "cut_network", forget)
+        monkeypatch.setattr(candidates, "cut_network", forget)
     else:
         monkeypatch.setattr(pipeline, "save_model", corrupt)
     files = list_files(tmp_path)
@@ -403,7 +410,7 @@ def test_a_model_that_is_not_what_was_planned_is_not_written(
 
 def test_without_val_no_image_is_in_both_sets(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets: list[tuple[set[str], set[str]]] = []
-    real = pipeline.open_data
+    real = run.open_data
 
     def keep(*arguments: Any) -> Any:
         subject, calibration, validation = real(*arguments)
@@ -411,7 +418,7 @@ def test_without_val_no_image_is_in_both_sets(model: Path, monkeypatch: pytest.M
         sets.append((names[0], names[1]))
         return subject, calibration, validation
 
-    monkeypatch.setattr(pipeline, "open_data", keep)
+    monkeypatch.setattr(run, "open_data", keep)
     report = compress(configure(model, val=None, limit=None, dry_run=True))
     ((calibration, validation),) = sets
     assert (len(calibration), len(validation)) == (480, 120)

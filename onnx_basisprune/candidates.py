@@ -1,0 +1,105 @@
+"""From a plan to a model: cut, re-fit, recover."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_basisprune.budget import PlannedCut
+from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
+from onnx_basisprune.cutting import cut_network
+from onnx_basisprune.graph.head import find_classifier
+from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
+from onnx_basisprune.refitting import refit_network
+from onnx_basisprune.results import RecoveryReport
+from onnx_basisprune.rounds import Prospect
+from onnx_basisprune.run import Run
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# Images per step of the recovery; large ones cost more and teach more each.
+_RECOVERY_BATCH = 128
+_RECOVERY_BATCH_LARGE = 32
+_LARGE_IMAGE = 3 * 64 * 64
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that was carried out.
+
+    Attributes:
+        planned: The plan.
+        model: What came of it.
+        recovery: The recovery's course, `None` where there was none.
+    """
+
+    planned: PlannedCut
+    model: ModelProto
+    recovery: RecoveryReport | None
+
+
+def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool = True) -> Candidate:
+    """Carry a plan out: cut the network, re-fit its layers, and recover.
+
+    Args:
+        run: What is compressed.
+        prospect: What the plan was made from.
+        planned: The plan.
+        tune: Whether to recover as `--recover` says.
+    """
+    run.recorder.start("rewriting")
+    model, pairs = cut_network(prospect.network, prospect.assessment, planned.plan)
+    model = refit_network(
+        run.network,
+        model,
+        pairs,
+        prospect.list_gone(planned),
+        run.calibration,
+        run.images.load,
+        run.config,
+        run.recorder,
+    )
+    recovery = None
+    is_untouched = not pairs and model.graph == run.network.model.graph
+    if tune and run.config.recover != "none" and run.config.recover_steps and not is_untouched:
+        model, recovery = _recover(run, model, pairs)
+    return Candidate(planned, model, recovery)
+
+
+def _recover(run: Run, model: ModelProto, pairs: Mapping[str, PairNames]) -> tuple[ModelProto, RecoveryReport]:
+    """Tune the weights that `--recover` names."""
+    config, head = run.config, run.calibration.head
+    student = extract_program(model)
+    is_large = np.prod([size or 1 for size in run.images.load(np.arange(1)).shape]) > _LARGE_IMAGE
+    settings = RecoverySettings(
+        steps=config.recover_steps,
+        batch_size=_RECOVERY_BATCH_LARGE if is_large else _RECOVERY_BATCH,
+        chunk_size=run.calibration.fixed_batch or config.batch_size,
+        augmentation=config.augment,
+        layout=run.images.preprocessing.layout,
+        seed=config.seed,
+        fixed_batch=run.calibration.fixed_batch,
+        mode="full" if config.recover == "full" else "scale",
+    )
+    run.recorder.start("recovery", config.recover_steps)
+    distillation = Distillation(
+        run.network.program,
+        student,
+        head,
+        find_classifier(student, head),
+        {name: names.scaling for name, names in pairs.items()},
+        run.images.load,
+        len(run.images),
+        settings,
+    )
+    arrays, report = distillation.recover(
+        run.recorder.advance, restart=lambda: run.recorder.start("recovery", config.recover_steps)
+    )
+    if not report.kept:
+        run.recorder.warn("the recovery made nothing better on held-out images; the weights stay as they were planned.")
+    return replace_initializers(model, arrays), report

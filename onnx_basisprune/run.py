@@ -1,0 +1,123 @@
+"""What every step of a compression run shares: the model, its images, and how good it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_basisprune.assessment import Calibration
+from onnx_basisprune.calibration.batching import can_batch
+from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.config import CompressionConfig
+from onnx_basisprune.destination import check_data_files
+from onnx_basisprune.errors import DataError
+from onnx_basisprune.files import count_bytes
+from onnx_basisprune.graph.cost import measure_cost
+from onnx_basisprune.graph.normalize import normalize_model
+from onnx_basisprune.graph.tensors import drop_weights
+from onnx_basisprune.network import Network, read_network
+from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
+from onnx_basisprune.progress import Recorder
+from onnx_basisprune.results import ModelMeasurement
+from onnx_basisprune.runtime.baseline import check_above_chance
+from onnx_basisprune.runtime.evaluation import Predictions, summarize_accuracy
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of a compression run shares.
+
+    Attributes:
+        config: Every option.
+        recorder: Told what goes on.
+        subject: The original model; its weights are in `network`.
+        network: The same, normalised and read for planning.
+        original: Its size and accuracy.
+        images: To calibrate on and to learn from.
+        calibration: The same, as the gradient passes read them.
+        validation: Images for the figures, never calibrated on.
+        baseline: What the original says to them.
+    """
+
+    config: CompressionConfig
+    recorder: Recorder
+    subject: Subject
+    network: Network
+    original: ModelMeasurement
+    images: Images
+    calibration: Calibration
+    validation: Images
+    baseline: Predictions
+
+    @property
+    def sample(self) -> NDArray[Any]:
+        """Up to 7 images that are never calibrated on, as model input."""
+        return self.validation.load(np.arange(min(7, len(self.validation))))
+
+
+def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder) -> Run:
+    """Open the model and the images, and measure the original.
+
+    Raises:
+        BasispruneError: The model, the images or an option can't be used.
+    """
+    subject = open_subject(config.model, config.threads, config.provider)
+    subject, images, validation = open_data(subject, config, recorder)
+    check_data_files(output, subject.files, config)
+    baseline = measure_baseline(subject, validation, config, recorder)
+    images.dataset.check_labels(baseline.class_count)
+    sample = validation.load(np.arange(min(7, len(validation))))
+    network = read_network(normalize_model(subject.model), (1, *sample.shape[1:]), config.exclude)
+    original = measure_original(network, subject, baseline)
+    # The normalised copy has all that is needed of them, and they may take half of the memory.
+    subject = replace(subject, model=drop_weights(subject.model))
+    fixed_batch = find_fixed_batch(network, subject, sample)
+    calibration = Calibration(
+        subject.head,
+        lambda: images.stream(fixed_batch or config.batch_size),
+        len(images),
+        config.seed,
+        fixed_batch,
+    )
+    return Run(config, recorder, subject, network, original, images, calibration, validation, baseline)
+
+
+def measure_original(network: Network, subject: Subject, baseline: Predictions) -> ModelMeasurement:
+    """Return the original's size and accuracy; parameters are those of the file, before anything was folded."""
+    return ModelMeasurement(
+        network.cost.macs,
+        measure_cost(subject.model, network.input_shapes).parameters,
+        count_bytes(subject.files),
+        network.cost.uncounted_ops,
+        accuracy=summarize_accuracy(baseline),
+    )
+
+
+def measure_baseline(
+    subject: Subject, validation: Images, config: CompressionConfig, recorder: Recorder
+) -> Predictions:
+    """Evaluate the original model; refuse to go on where it is no better than guessing.
+
+    Raises:
+        DataError: The accuracy is near chance and the preprocessing wasn't set by `--preprocess`.
+    """
+    baseline = predict_all(subject, validation, config.batch_size, "baseline", recorder)
+    problem = check_above_chance(baseline)
+    if problem is not None:
+        if config.preprocess == "auto":
+            raise DataError(problem)
+        recorder.warn(problem)
+    return baseline
+
+
+def find_fixed_batch(network: Network, subject: Subject, sample: NDArray[Any]) -> int | None:
+    """Return the only batch size that PyTorch can run the graph with, `None` where any will do."""
+    fixed = subject.session.fixed_batch
+    if fixed is None:
+        return None
+    executor, name = Executor(network.program), network.program.inputs[0].name
+    return None if can_batch(executor, name, subject.head, sample, fixed) else fixed
