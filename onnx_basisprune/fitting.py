@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,19 +65,36 @@ def fit_latency(
     looks: list[TimedPlan] = []
     while len(looks) < (1 if pricing.is_pinned else _MOST_LOOKS):
         planned = prospect.plan(Budget("latency", limit), config)
-        if looks and _is_same(planned.plan, looks[-1].planned.plan):
+        if any(_is_same(planned.plan, look.planned.plan) for look in looks):
             break
         recorder.start(f"timing plan {len(looks) + 1}")
         looks.append(TimedPlan(planned, limit, planned.left / whole, _time_plan(prospect, planned, time_model)))
         share = looks[-1].measured / target
         if _LEAST_SHARE <= share <= _LARGEST_SHARE or (share > 1 and not planned.reached):
             break
-        limit = max(planned.left, limit * _LEAST_SHARE) / share if planned.reached else limit / share
+        limit = _choose_limit(looks, target)
     within = [look for look in looks if look.measured <= target * _LARGEST_SHARE]
     best = max(within, key=lambda look: look.measured) if within else min(looks, key=lambda look: look.measured)
     # Just so that a run with this table as it is then makes the same plan at once.
     pricing.note_scale(prospect.network, target * whole / best.limit)
     return best, len(looks)
+
+
+def _choose_limit(looks: Sequence[TimedPlan], target: float) -> float:
+    """Return what the next plan is allowed by the table, in microseconds.
+
+    Between a plan that was too fast and one that was too slow, where there are both: the clock may go down faster than
+    the table, and a rule of three would then swing for ever. Else by the rule of three.
+    """
+    fast = max((look for look in looks if look.measured <= target), key=lambda look: look.measured, default=None)
+    slow = min((look for look in looks if look.measured > target), key=lambda look: look.measured, default=None)
+    if fast is not None and slow is not None:
+        part = (target - fast.measured) / (slow.measured - fast.measured)
+        return fast.planned.left + part * (slow.planned.left - fast.planned.left)
+    last = looks[-1]
+    # A plan far below its limit would be made again for a limit in between.
+    start = max(last.planned.left, last.limit * _LEAST_SHARE) if last.planned.reached else last.limit
+    return start * target / last.measured
 
 
 def _time_plan(prospect: Prospect, planned: PlannedCut, time_model: Callable[[Path], float]) -> float:
