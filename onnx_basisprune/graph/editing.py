@@ -37,6 +37,7 @@ ONNX_DOMAINS = ("", "ai.onnx")
 _BODY = ("node", "initializer", "sparse_initializer", "value_info", "quantization_annotation")
 _OPAQUE = "Opaque"
 _FIRST_IR_WITH_OVERRIDABLE_INPUTS = 4
+_NO_VALUES = np.zeros(0)
 _PLAIN_TYPES = frozenset(
     {
         TensorProto.BOOL,
@@ -69,13 +70,24 @@ def edit_graph(model: ModelProto, change: Callable[[gs.Graph], None]) -> ModelPr
     skeleton = make_skeleton(model)
     graph = gs.import_onnx(skeleton)
     originals = {tensor.name: tensor for tensor in model.graph.initializer}
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Constant):
-            tensor.values = _OriginalValues(originals[tensor.name])
+    constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+    for tensor in constants:
+        tensor.values = _OriginalValues(originals[tensor.name])
     change(graph)
     graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
+    # Nodes and tensors refer to each other, so they stay until a garbage collection; their weights go at once.
+    left = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+    alive = {id(tensor) for tensor in left}
+    _forget_values(tensor for tensor in constants if id(tensor) not in alive)
     edited = gs.export_onnx(graph, do_type_check=False).graph
+    _forget_values(left)
     return _carry_over(model, skeleton.graph, edited)
+
+
+def _forget_values(constants: Iterable[gs.Constant]) -> None:
+    """Let go of weights, in place."""
+    for constant in constants:
+        constant.values = _NO_VALUES
 
 
 class _OriginalValues(LazyValues):  # type: ignore[misc]
