@@ -14,7 +14,11 @@ from onnx_basisprune.graph.shapes import Shape
 from onnx_basisprune.graph.slices_and_pads import read_pads, read_slices
 from onnx_basisprune.planning.channels import Labels, varying_axes
 
-_PASSED_OVER = ("Cast", "Identity")
+# What a vector of sizes goes through: op_type → the inputs that hold the sizes. PyTorch's older exporter writes an
+# expansion to sizes of which -1 means "as it is" with Where.
+_PASSED_OVER = {
+    "Cast": (0,), "Identity": (0,), "Reshape": (0,), "Squeeze": (0,), "Unsqueeze": (0,), "Where": (1, 2),
+}  # fmt: skip
 _FIRST_SPLIT_INPUT = 13
 
 
@@ -93,17 +97,17 @@ def _fix_shape_vector(
     if isinstance(tensor, gs.Constant):
         values = tensor.values.copy()
         for position, (before, after) in changes.items():
-            if values[position] == before:
-                values[position] = after
+            if position < values.size and values.flat[position] == before:
+                values.flat[position] = after
         if not np.array_equal(values, tensor.values):
             _replace_constant(node, index, values, taken)
         return
     if not tensor.inputs:
         return
     producer = tensor.inputs[0]
-    if producer.op in _PASSED_OVER:
-        _fix_shape_vector(producer, 0, changes, context, taken)
-    elif producer.op == "Concat":
+    for held in _PASSED_OVER.get(producer.op, ()):
+        _fix_shape_vector(producer, held, changes, context, taken)
+    if producer.op == "Concat":
         for part, start, end in _place_parts(producer, context):
             inside = {at - start: change for at, change in changes.items() if start <= at < end}
             if inside:

@@ -176,6 +176,11 @@ CASES = {
     "softmax over space": Case("a = Reshape (h, to) b = Softmax <axis = 2> (a) z = Reshape (b, back)", 14,
                                {"to": ints(0, 8, 64), "back": ints(0, 8, 8, 8)}),
     "expand": Case("g = GlobalAveragePool (h) e = Expand (g, to) z = Mul (e, h)", 14, {"to": ints(1, 8, 8, 8)}),
+    "expand, where -1 keeps a size": Case(
+        "g = GlobalAveragePool (h) s = Shape (x) n = Slice (s, i0, i1) to = Concat <axis = 0> (n, rest) "
+        "v = Reshape (to, minus) k = Equal (v, kept) w = Where (k, ones, v) e = Expand (g, w) z = Mul (e, h)", 14,
+        {"i0": ints(0), "i1": ints(1), "rest": ints(8, 8, 8), "minus": ints(-1), "kept": ints(-1, -1, -1, -1),
+         "ones": ints(1, 1, 1, 1)}),
     "gather in space": Case("a = Gather <axis = 2> (h, index) z = Unsqueeze (a, axes)", 14,
                             {"index": np.int64(3), "axes": ints(2)}),
     "shuffled by positions": Case("a = Gather <axis = -3> (h, index) z = Conv <group = 2> (a, D)", 4 + 3 + 6, {
