@@ -12,31 +12,48 @@ from onnx_basisprune.graph.model_io import name_data_file
 
 
 def choose_output(config: CompressionConfig) -> Path | None:
-    """Return where the compressed model goes, `None` in a dry run, after checking that it and the report may go there.
+    """Return where the compressed model goes, `None` in a dry run, after checking all places that are written to.
 
     Raises:
-        OutputError: One of them is an input, exists without `force`, or lies in no folder, or both are the same.
+        OutputError: The model or the report is an input or exists without `force`, two results have the same place, or
+            one lies in no folder.
     """
+    if config.latency_table is not None and not config.latency_table.exists():
+        check_writable(config.latency_table, force=False)
     if config.report is not None:
         check_not_input(config.report, config, "--report")
+        _check_not_table(config.report, config, "--report")
         check_writable(config.report, force=config.force)
     if config.dry_run:
         return None
     output = config.output or config.model.with_name(f"{config.model.stem}.pruned.onnx")
     check_not_input(output, config, "-o")
+    _check_not_table(output, config, "-o")
     if config.report is not None and output.resolve() == config.report.resolve():
         raise OutputError(f"{quote(output)} can't be both the model and the report: choose another --report.")
     check_writable(output, force=config.force)
     return output
 
 
+def _check_not_table(path: Path, config: CompressionConfig, option: str) -> None:
+    """Refuse to write over a table that the run has yet to make."""
+    if config.latency_table is not None and path.resolve() == config.latency_table.resolve():
+        raise OutputError(f"{quote(path)} can't be the --latency-table, too: choose another {option}.")
+
+
 def check_not_input(path: Path, config: CompressionConfig, option: str) -> None:
     """Refuse to write over what the run reads, whatever name it goes by.
 
     Raises:
-        OutputError: `path` is the same file as the model, the images or the labels.
+        OutputError: `path` is the same file as the model, the images, the labels or the table of times.
     """
-    inputs = {"model": config.model, "--data": config.data, "--val": config.val, "--labels": config.labels}
+    inputs = {
+        "model": config.model,
+        "--data": config.data,
+        "--val": config.val,
+        "--labels": config.labels,
+        "--latency-table": config.latency_table,
+    }
     for what, source in inputs.items():
         if source is not None and path.exists() and source.exists() and path.samefile(source):
             raise OutputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onnx_basisprune.errors import OutputError, quote
+from onnx_basisprune.errors import OutputError
 from onnx_basisprune.files import write_atomically
 from onnx_basisprune.graph.layer_models import make_layer_model, make_stack_model
 from onnx_basisprune.planning.prices import ConvShape
@@ -33,15 +33,12 @@ class TableFile:
 
     Raises:
         ConfigError: The named file is no latency table.
-        OutputError: Its folder doesn't exist.
     """
 
     def __init__(self, path: Path | None, settings: TimingSettings) -> None:
         environment = _describe_machine(settings)
         self._is_named = path is not None
         self._path = path or find_cache_folder() / name_table(environment)
-        if path is not None and not path.parent.is_dir():
-            raise OutputError(f"--latency-table: the folder of {quote(path)} doesn't exist: create it first.")
         if path is not None and path.exists():
             self.table = read_pinned_table(path)
             return

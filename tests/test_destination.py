@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onnx_basisprune.config import CompressionConfig
-from onnx_basisprune.destination import check_data_files
+from onnx_basisprune.destination import check_data_files, choose_output
 from onnx_basisprune.errors import OutputError
 
 OUTPUT = "out.onnx"
@@ -58,3 +58,22 @@ def test_the_report_is_no_place_for_weights(inputs: tuple[Path, ...], tmp_path: 
     with pytest.raises(OutputError, match="can't be both"):
         check_data_files(tmp_path / OUTPUT, inputs, config)
     check_data_files(tmp_path / OUTPUT, inputs[:1], config)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("option", ["output", "report"])
+def test_never_over_the_table_of_times(tmp_path: Path, option: str, *, exists: bool) -> None:
+    table, other = tmp_path / "t.json", tmp_path / "." / "t.json"
+    if exists:
+        table.write_bytes(b"mine")
+        other = tmp_path / "other.json"
+        os.link(table, other)
+    config = CompressionConfig(model=tmp_path / "m.onnx", latency_table=table, force=True, **{option: other})
+    with pytest.raises(OutputError, match="never written over" if exists else "can't be the --latency-table, too"):
+        choose_output(config)
+
+
+def test_a_table_without_a_folder_is_told_before_any_work(tmp_path: Path) -> None:
+    config = CompressionConfig(model=tmp_path / "m.onnx", latency_table=tmp_path / "nowhere" / "t.json")
+    with pytest.raises(OutputError, match="doesn't exist: create it first"):
+        choose_output(config)

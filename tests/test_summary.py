@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.graph.cost import ModelCost, NodeCost
 from onnx_basisprune.graph.dependency import DependencyGroup
 from onnx_basisprune.planning.types import ConvLayer, Plan
-from onnx_basisprune.results import ModelMeasurement
+from onnx_basisprune.results import CompressionReport, ModelMeasurement, Speedup, TimingReport
 from onnx_basisprune.summary import (
     choose_budget,
     describe_config,
@@ -34,10 +35,25 @@ def measure(macs: int, parameters: int) -> ModelMeasurement:
 
 @pytest.mark.parametrize(
     ("options", "budget"),
-    [({}, ("macs", 0.5)), ({"target_macs": 0.3}, ("macs", 0.3)), ({"target_params": 0.2}, ("params", 0.2))],
+    [
+        ({}, ("macs", 0.5)),
+        ({"target_macs": 0.3}, ("macs", 0.3)),
+        ({"target_params": 0.2}, ("params", 0.2)),
+        ({"target_latency": 0.4}, ("latency", 0.4)),
+    ],
 )
 def test_budget(options: dict[str, float], budget: tuple[str, float]) -> None:
     assert choose_budget(CompressionConfig(**options)) == budget
+
+
+def make_report(
+    original: ModelMeasurement, compressed: ModelMeasurement, speedup: Speedup | None = None, **changes: Any
+) -> CompressionReport:
+    report = CompressionReport(
+        config={}, environment={}, original=original, compressed=compressed, speedup=speedup, drop_pp=None,
+        layers=(), groups=(), gates=(), recovery=None, timings={},
+    )  # fmt: skip
+    return replace(report, **changes)
 
 
 @pytest.mark.parametrize(
@@ -51,21 +67,70 @@ def test_budget(options: dict[str, float], budget: tuple[str, float]) -> None:
     ],
 )
 def test_gate(options: dict[str, Any], compressed: ModelMeasurement, reached: float, *, passed: bool) -> None:
-    (gate,) = judge_gates(CompressionConfig(**options), ORIGINAL, compressed, has_anything=True)
+    (gate,) = judge_gates(CompressionConfig(**options), make_report(ORIGINAL, compressed), has_anything=True)
     assert gate.reached == pytest.approx(reached, rel=1e-12)
     assert gate.passed == passed
 
 
 def test_gate_of_a_model_with_nothing_to_prune() -> None:
-    assert judge_gates(CompressionConfig(), ORIGINAL, ORIGINAL, has_anything=False) == ()
-    (gate,) = judge_gates(CompressionConfig(target_params=0.5), ORIGINAL, ORIGINAL, has_anything=False)
+    report = make_report(ORIGINAL, ORIGINAL)
+    assert judge_gates(CompressionConfig(), report, has_anything=False) == ()
+    (gate,) = judge_gates(CompressionConfig(target_params=0.5), report, has_anything=False)
     assert not gate.passed
+    (gate,) = judge_gates(CompressionConfig(target_latency=0.5), report, has_anything=False)
+    assert (gate.name, gate.reached, gate.passed) == ("target_latency", 1.0, False)
 
 
 def test_gate_of_a_model_without_cost() -> None:
-    empty = measure(0, 0)
-    (gate,) = judge_gates(CompressionConfig(target_macs=1.0), empty, empty, has_anything=False)
+    report = make_report(measure(0, 0), measure(0, 0))
+    (gate,) = judge_gates(CompressionConfig(target_macs=1.0), report, has_anything=False)
     assert (gate.reached, gate.passed) == (1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "passed"),
+    [
+        (Speedup(2.0, 1.9, 2.1), True),
+        # The clock shows as much of a difference between a model and itself.
+        (Speedup(1 / 0.519, 1.9, 2.0), True),
+        (Speedup(1 / 0.521, 1.9, 2.0), False),
+        # The middle counts, not what the interval leaves possible.
+        (Speedup(1.5, 1.0, 2.5), False),
+    ],
+)
+def test_gate_of_time_is_held_to_the_clock(speedup: Speedup, *, passed: bool) -> None:
+    timing = TimingReport("0" * 64, 16, 16, predicted=0.1)
+    report = make_report(ORIGINAL, ORIGINAL, speedup, timing=timing)
+    gate, slower = judge_gates(CompressionConfig(target_latency=0.5), report, has_anything=True)
+    assert (gate.name, gate.asked, gate.passed) == ("target_latency", 0.5, passed)
+    assert gate.reached == pytest.approx(1 / speedup.median, rel=1e-12)
+    assert (slower.name, slower.passed) == ("not_slower", True)
+
+
+def test_gate_of_time_in_a_dry_run_is_held_to_the_table() -> None:
+    report = make_report(ORIGINAL, ORIGINAL, timing=TimingReport("0" * 64, 16, 16, predicted=0.4))
+    (gate,) = judge_gates(CompressionConfig(target_latency=0.5), report, has_anything=True)
+    assert (gate.reached, gate.passed) == (0.4, True)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "passed"),
+    [
+        (Speedup(1.5, 1.4, 1.6), True),
+        # It may well be as fast: a machine too noisy to tell fails nobody.
+        (Speedup(0.9, 0.8, 0.97), True),
+        (Speedup(0.9, 0.85, 0.95), False),
+    ],
+)
+@pytest.mark.parametrize("has_anything", [True, False])
+def test_a_slower_model_fails(speedup: Speedup, *, passed: bool, has_anything: bool) -> None:
+    report = make_report(ORIGINAL, measure(1, 1), speedup)
+    gates = {gate.name: gate for gate in judge_gates(CompressionConfig(), report, has_anything)}
+    assert set(gates) == {"not_slower", *(["target_macs"] if has_anything else [])}
+    slower = gates["not_slower"]
+    assert (slower.asked, slower.reached, slower.passed) == (1.0, speedup.median, passed)
+    allowed = judge_gates(CompressionConfig(allow_slower=True), report, has_anything)
+    assert [gate.name for gate in allowed] == [name for name in gates if name != "not_slower"]
 
 
 def test_config_is_ready_for_json() -> None:
@@ -106,7 +171,7 @@ def test_layers() -> None:
     network: Any = SimpleNamespace(layers=layers, cost=ModelCost(4 * 712, 720, (), nodes))
     after = {"cut": (4 * 3 * 80, 3 * 80 + 8), "kept": (4 * 48, 48), "deep": (4 * 72, 72)}
     planned = PlannedCut(
-        Plan({"cut": np.array([0, 2, 5])}, {}), Forecast(0, 0, after), {"cut": 0.5, "kept": 0.0}, reached=True
+        Plan({"cut": np.array([0, 2, 5])}, {}), Forecast(0, 0, after), {"cut": 0.5, "kept": 0.0}, reached=True, left=0.0
     )
     cut, kept, deep = summarize_layers(network, planned, {"cut": 8, "kept": 8})
     assert (cut.decomposed, cut.rank, cut.full_rank, cut.reason, cut.removed_score) == (True, 3, 8, "", 0.5)
