@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
+import onnx_basisprune.refitting as refitting
 from onnx_basisprune.assessment import Assessment, Calibration, assess_network
 from onnx_basisprune.budget import Budget, list_removed, plan_cut
 from onnx_basisprune.config import CompressionConfig
@@ -25,13 +26,8 @@ from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import open_data, open_subject
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.progress import Silence
-from onnx_basisprune.refitting import (
-    choose_image_count,
-    list_changed,
-    list_refit_layers,
-    measure_activations,
-    refit_network,
-)
+from onnx_basisprune.refit_layers import list_changed, list_refit_layers
+from onnx_basisprune.refitting import choose_image_count, measure_activations, refit_network
 from onnx_basisprune.runtime.session import Session
 
 Assess = Callable[..., tuple[Network, Assessment]]
@@ -178,13 +174,15 @@ def test_activations_by_hand() -> None:
     assert measure_activations(network.program, shapes) == (3 * 144, 4 * 144 + 4 + 4 + 5 + 1)
 
 
-def test_number_of_images_follows_memory() -> None:
-    """About 600 of 432 elements: a third of the batch, but 64 at least and 512 at most."""
+def test_number_of_images_follows_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """432 of 590 elements are held at once, of each image in both graphs; 64 images at least and 512 at most."""
     network = make_network("sum")
-    found = [choose_image_count(network, batch_size) for batch_size in (1, 600, 100_000)]
-    assert found[0] == 64
-    assert found[1] == 600 * 590 // (4 * 432)
-    assert found[2] == 512
+    assert choose_image_count(network, 1) == 512
+    monkeypatch.setattr(refitting, "_FREE_BYTES", 4 * 100_000)
+    assert choose_image_count(network, 1) == 100_000 // (2 * 432)
+    assert choose_image_count(network, 600) == 600 * 590 // 2 // (2 * 432)
+    monkeypatch.setattr(refitting, "_FREE_BYTES", 0)
+    assert choose_image_count(network, 1) == 64
 
 
 # -- real models ------------------------------------------------------------------------------------------------------

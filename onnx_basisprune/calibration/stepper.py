@@ -81,8 +81,10 @@ class Stepper:
         """Return what runs the nodes from `start` to `end` on the tensors that are held."""
         operations = self._program.operations[start:end]
         read = {name for operation in operations for name in operation.inputs}
+        given = self._program.initializers
+        # Reading one may copy it: only those that this piece needs.
         initializers = {
-            name: self.arrays.get(name, array) for name, array in self._program.initializers.items() if name in read
+            name: self.arrays[name] if name in self.arrays else given[name] for name in given if name in read
         }
         inputs = tuple(TensorSpec(name, "", None) for name in self._values[0])
         executor = Executor(replace(self._program, operations=operations, initializers=initializers, inputs=inputs))

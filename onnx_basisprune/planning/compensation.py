@@ -5,6 +5,9 @@
 
 A consumer `W_kept x_kept + W_removed x_removed` becomes `(W_kept + W_removed C) x_kept + W_removed t`. The regression
 is pointwise, so it holds at every tap of a kernel; only the constant is wrong where taps read zero padding.
+
+It takes the kept channels to be what they are in the original. In a deep cut they aren't: `planning.refit` starts from
+these weights and fits what comes out of each layer to what really goes in.
 """
 
 from __future__ import annotations
