@@ -168,7 +168,7 @@ class RecoveryReport:
         held_out_loss_after: The same for the values that were kept.
         curve: `(step, held-out loss, learning rate)` at each check.
         learning_rate: The highest of the last attempt, as a fraction of each weight's size per step.
-        precision: `bfloat16` where the CPU computes in it, else `float32`.
+        precision: What the steps' products were rounded to: `bfloat16` where that is faster, else `float32`.
         images_per_second: Images learned from divided by the seconds that it took, with all checks.
     """
 

@@ -29,6 +29,7 @@ from onnx_basisprune.calibration.learning_rate import (
 )
 from onnx_basisprune.calibration.lessons import Lesson, Lessons, split_indices
 from onnx_basisprune.calibration.loss import flatten_logits, is_binary
+from onnx_basisprune.calibration.precision import choose_precision, find_fastest_precision, round_products
 from onnx_basisprune.calibration.student import RecoveryMode, Student, list_trained, make_student, prepare_executor
 from onnx_basisprune.planning.types import Head, Operation, Program
 from onnx_basisprune.results import RecoveryReport
@@ -97,6 +98,7 @@ class Distillation:
         self._settings, self._head = settings, head
         self._input = teacher.inputs[0].name
         self._teacher, self._executor = prepare_executor(teacher), prepare_executor(student)
+        self._precision = choose_precision(student)
         trained = list_trained(student, settings.mode, classifier)
         # In `full`, a scaling weight is trained whole, as every other is.
         self._scaling = tuple(sorted(scaling_weights.values())) if settings.mode == "scale" else ()
@@ -138,7 +140,7 @@ class Distillation:
             held_out_loss_after=course.best,
             curve=tuple(course.curve),
             learning_rate=rate,
-            precision="bfloat16" if computes_bfloat16() else "float32",
+            precision=self._precision,
             images_per_second=course.steps * self._lessons.batch_size / (perf_counter() - begin),
         )
         return course.arrays, report
@@ -188,7 +190,7 @@ class Distillation:
         """Learn from a batch, or from the first lessons of it that have so many images."""
         optimizer.zero_grad()
         for lesson in self._lessons.draw(number, images):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_bfloat16()):
+            with round_products(self._precision):
                 loss = lesson.share * self._measure_loss(student, lesson)
             loss.backward()  # type: ignore[no-untyped-call]
         for group in optimizer.param_groups:
@@ -197,7 +199,7 @@ class Distillation:
 
     def _answer(self, x: torch.Tensor) -> torch.Tensor:
         """Return the original's logits `[n, classes]`."""
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_bfloat16()):
+        with torch.no_grad(), round_products(find_fastest_precision()):
             return self._find_logits(self._teacher, x)
 
     def _measure_loss(self, student: Student, lesson: Lesson) -> torch.Tensor:
@@ -244,12 +246,6 @@ def distillation_loss(logits: torch.Tensor, target: torch.Tensor, head: Head) ->
             log_target=True,
         )
     )
-
-
-def computes_bfloat16() -> bool:
-    """Return whether the CPU computes in bfloat16 itself; where it doesn't, bfloat16 is slower than float32."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(supported is not None and supported())
 
 
 def _make_optimizer(student: Student) -> torch.optim.Optimizer:

@@ -287,9 +287,9 @@ def test_ends_early_where_it_no_longer_helps() -> None:
 
 
 def test_reports_the_precision_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "computes_bfloat16", lambda: False)
+    monkeypatch.setattr(recovery, "choose_precision", lambda _: "float32")
     _, exact = make_distillation().recover()
-    monkeypatch.setattr(recovery, "computes_bfloat16", lambda: True)
+    monkeypatch.setattr(recovery, "choose_precision", lambda _: "bfloat16")
     _, rounded = make_distillation().recover()
     assert (exact.precision, rounded.precision) == ("float32", "bfloat16")
     assert exact.curve != rounded.curve
