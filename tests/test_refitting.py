@@ -207,6 +207,35 @@ def measure_agreement(config: CompressionConfig, target: float) -> tuple[float, 
     return float((before == original).mean()), float((after == original).mean())
 
 
+@pytest.mark.parametrize("name", ["branching", "digits", "ppocr_cls"])
+def test_only_weights_change(assess: Assess, calibrate: Callable[..., Calibration], name: str) -> None:
+    """Whatever was cut, at random: nodes and shapes stay, and excluded or shared weights, and the model runs."""
+    network, assessment = assess(name, "double")
+    calibration = calibrate(network, 24)
+    x = np.concatenate([batch.x for batch in calibration.batches()])
+    rng = np.random.default_rng(0)
+    channels = {
+        item.name: np.sort(rng.permutation(item.channels)[: rng.integers(1, len(item.channels) + 1)])
+        for item in network.channels.groups
+        if not item.blocked_by
+    }
+    components = {conv: np.arange(-(-len(item) // 2)) for conv, item in assessment.components.items()}
+    plan = Plan(components, channels)
+    model, pairs = cut_network(network, assessment, plan)
+    gone = list_removed(network, plan).tolist()
+    fitted = refit_network(network, model, pairs, gone, calibration, lambda i: x[i], CompressionConfig(), Silence())
+    assert list(fitted.graph.node) == list(model.graph.node)
+    before, after = (extract_program(item).initializers for item in (model, fitted))
+    assert {key: before[key].shape for key in before} == {key: after[key].shape for key in after}
+    layers = list_refit_layers(network, extract_program(model), pairs, gone)
+    assert len(layers) >= len(pairs) > 0
+    fitted_names = {key for layer in layers for key in (layer.weight, layer.bias)}
+    for key in set(before) - fitted_names:
+        np.testing.assert_array_equal(before[key], after[key])
+    session = Session(serialize_model(fitted))
+    assert all(np.isfinite(item).all() for item in session.run({session.inputs[0].name: x[:3]}))
+
+
 def test_digits_at_a_deep_cut() -> None:
     sample = ROOT / "sample_models"
     config = CompressionConfig(
