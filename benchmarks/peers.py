@@ -4,12 +4,18 @@
     python benchmarks/peers.py --models resnet20_cifar10 --targets 0.5 --steps 0 --test-images 2000
     pip install torch-pruning==1.6.1 'onnxsim>=0.8.1'
 
-Top-1 on the test images of CIFAR-10 after pruning (`cut`), after basisprune's closed-form re-fit of what is left
-(`refit`; rows without compensation do without it), and, with `--steps`, after as many steps of label-free distillation
-on the calibration images (`tuned`: `--recover scale` for basisprune; all weights for Torch-Pruning, see
-`peers_torch_pruning.py`; onnxsim has no recovery of convolutions, see `peers_onnxsim.py`). All methods get the same
-calibration images with their labels. MACs are those of the ONNX files, all counted by `basisprune`'s counter, relative
-to the original's; each method comes as near to the target as its steps allow. Peers that aren't installed are left out.
+Top-1 on the test images of CIFAR-10, in these columns:
+
+- `cut`: after pruning alone, closed-form compensation included where the row doesn't say otherwise;
+- `refit`: after basisprune's closed-form re-fit of the layers that are left, without training;
+- `scale`, `full`: after `--steps` steps of basisprune's label-free recovery on the calibration images, from `refit`
+  where there is one. `full` trains all weights and is given to the peers' models just the same: the same images, steps,
+  loss, optimiser, schedule and search for a learning rate;
+- `own BN`: as many steps in PyTorch with batch normalisation in training mode, as only Torch-Pruning's modules allow.
+
+All methods get the same calibration images with their labels. MACs are those of the ONNX files, all counted by
+basisprune's counter, relative to the original's; each method comes as near to the target as its steps allow. Peers that
+aren't installed are left out.
 """
 
 from __future__ import annotations
@@ -27,22 +33,24 @@ from pathlib import Path
 import numpy as np
 from accuracy import ROWS, Bench, Row
 from onnx import ModelProto
+from recovery import limit_test, recover
 
 from onnx_basisprune.assessment import assess_network
-from onnx_basisprune.budget import Budget, list_removed, plan_cut
-from onnx_basisprune.config import CompressionConfig
+from onnx_basisprune.budget import Budget, plan_cut
+from onnx_basisprune.calibration.student import RecoveryMode
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.model_io import serialize_model
+from onnx_basisprune.graph.normalize import normalize_model
+from onnx_basisprune.graph.rewrite import PairNames
 from onnx_basisprune.progress import Silence
-from onnx_basisprune.refitting import refit_network
 from onnx_basisprune.runtime.session import Session
 
 MODELS = ("resnet20_cifar10", "vgg16_cifar10")
 PEERS = {"basisprune": "onnx_basisprune", "torch-pruning": "torch_pruning", "onnxsim": "onnxsim.pruning"}
 VERSIONS = {"torch-pruning": "torch-pruning==1.6.1", "onnxsim": "onnxsim>=0.8.1"}
 PROBE = 256
-STAGES = ("cut", "refit", "tuned")
+STAGES = ("cut", "refit", "scale", "full", "own BN")
 # What should be at least as accurate as what.
 ORDER = (
     ("double", "basis, fisher"),
@@ -62,10 +70,23 @@ class Result:
     stages: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """How long to train, and what."""
+
+    steps: int
+    modes: tuple[RecoveryMode, ...]
+
+    def for_peers(self) -> Recovery:
+        """Return the same without `scale`: what it trains are basisprune's own factors."""
+        return Recovery(self.steps, tuple(mode for mode in self.modes if mode == "full"))
+
+
 def main() -> None:
     """Print a table for each model."""
     arguments = parse_arguments()
     for model in arguments.models:
+        recovery = Recovery(arguments.steps, tuple(arguments.modes))
         bench = Bench(arguments.shared, model, arguments.images, arguments.seed)
         limit_test(bench, arguments.test_images)
         baseline = bench.measure_top1(serialize_model(bench.subject.model))
@@ -75,7 +96,7 @@ def main() -> None:
             if not is_installed(PEERS[peer]):
                 notes.append(f"{peer}: not installed: pip install '{VERSIONS[peer]}'")
                 continue
-            for result in RUNNERS[peer](bench, model, arguments.targets, arguments.steps):
+            for result in RUNNERS[peer](bench, model, arguments.targets, recovery):
                 report_progress(result)
                 results.append(result)
         images = sum(len(x) for x, _ in bench.test)
@@ -91,6 +112,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--targets", type=float, nargs="+", default=[0.5, 0.35, 0.2], help="shares of the MACs")
     parser.add_argument("--steps", type=int, default=300, help="steps of the recovery; 0 for none")
+    parser.add_argument("--modes", nargs="+", default=["scale", "full"], choices=["scale", "full"], help="recoveries")
     parser.add_argument("--images", type=int, default=2000, help="calibration images")
     parser.add_argument("--test-images", type=int, default=10000, help="random test images")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
@@ -109,27 +131,19 @@ def is_installed(module: str) -> bool:
         return False
 
 
-def limit_test(bench: Bench, count: int) -> None:
-    """Keep a random part of the test images."""
-    x, y = (np.concatenate(parts) for parts in zip(*bench.test, strict=True))
-    chosen = np.sort(np.random.default_rng(bench.seed).permutation(len(x))[:count])
-    bench.test = [(x[part], y[part]) for part in np.array_split(chosen, -(-len(chosen) // 500))]
-
-
 def measure_kept(bench: Bench, model: ModelProto) -> float:
     """Return which share of the original's MACs a model has."""
     return measure_cost(model, bench.network.input_shapes).macs / bench.network.cost.macs
 
 
-def run_basisprune(bench: Bench, _model: str, targets: list[float], steps: int) -> Iterator[Result]:
+def run_basisprune(bench: Bench, _model: str, targets: list[float], recovery: Recovery) -> Iterator[Result]:
     """Cut with the library's own kinds of pruning."""
     for row in (item for item in ROWS if item.kind == "fisher"):
-        yield from run_row(bench, row, targets, steps)
+        yield from run_row(bench, row, targets, recovery)
 
 
-def run_row(bench: Bench, row: Row, targets: list[float], steps: int) -> Iterator[Result]:
+def run_row(bench: Bench, row: Row, targets: list[float], recovery: Recovery) -> Iterator[Result]:
     """Cut with one kind of pruning, each time from the same two passes over the images."""
-    config = CompressionConfig(model=bench.subject.files[0], data=bench.images.dataset.source)
     assessment = assess_network(
         bench.network, bench.calibration, row.kind, row.prune, Silence(), compensate=row.compensate
     )
@@ -137,18 +151,22 @@ def run_row(bench: Bench, row: Row, targets: list[float], steps: int) -> Iterato
         planned = plan_cut(bench.network, assessment, row.prune, Budget("macs", target * bench.network.cost.macs))
         model, pairs = cut_network(bench.network, assessment, planned.plan)
         stages = {"cut": bench.measure_top1(serialize_model(model))}
-        if row.compensate:
-            removed = list_removed(bench.network, planned.plan).tolist()
-            model = refit_network(
-                bench.network, model, pairs, removed, bench.calibration, bench.images.load, config, Silence()
-            )
-            stages["refit"] = bench.measure_top1(serialize_model(model))
-        if steps:
-            stages["tuned"] = bench.measure_top1(bench.recover(model, dict(pairs), steps))
+        model = bench.refit(model, pairs, planned.plan)
+        stages["refit"] = bench.measure_top1(serialize_model(model))
+        stages |= tune_model(bench, model, pairs, recovery)
         yield Result(f"basisprune {row.name}", target, measure_kept(bench, model), stages)
 
 
-def run_torch_pruning(bench: Bench, model: str, targets: list[float], steps: int) -> Iterator[Result]:
+def tune_model(bench: Bench, model: ModelProto, pairs: dict[str, PairNames], recovery: Recovery) -> dict[str, float]:
+    """Return top-1 after each recovery of a model."""
+    stages: dict[str, float] = {}
+    for mode in recovery.modes if recovery.steps else ():
+        tuned, _ = recover(bench, model, pairs, mode, recovery.steps)
+        stages[mode] = bench.measure_top1(serialize_model(tuned))
+    return stages
+
+
+def run_torch_pruning(bench: Bench, model: str, targets: list[float], recovery: Recovery) -> Iterator[Result]:
     """Cut with Torch-Pruning, with batch-norm statistics as they were and re-estimated."""
     import torch
     from peers_networks import export_module, load_module
@@ -167,16 +185,17 @@ def run_torch_pruning(bench: Bench, model: str, targets: list[float], steps: int
             kept = measure_kept(bench, exported)
             assert kept == count_macs(pruned) / whole, "the counters differ"
             fresh = reestimate_statistics(pruned, images.x)
-            tuned = {}
-            if steps:
-                trained = distill(teacher, fresh, images.x, bench.subject.head, steps, bench.seed)
-                tuned["tuned"] = bench.measure_top1(serialize_model(export_module(trained)))
+            own = {}
+            if recovery.steps and "full" in recovery.modes:
+                trained = distill(teacher, fresh, images.x, bench.subject.head, recovery.steps, bench.seed)
+                own["own BN"] = bench.measure_top1(serialize_model(export_module(trained)))
             for suffix, content in (("", exported), (", re-estimated", export_module(fresh))):
-                stages = {"cut": bench.measure_top1(serialize_model(content)), **tuned}
+                stages = {"cut": bench.measure_top1(serialize_model(content))}
+                stages |= tune_model(bench, content, {}, recovery.for_peers()) | own
                 yield Result(method + suffix, target, kept, stages)
 
 
-def run_onnxsim(bench: Bench, _model: str, targets: list[float], _steps: int) -> Iterator[Result]:
+def run_onnxsim(bench: Bench, _model: str, targets: list[float], recovery: Recovery) -> Iterator[Result]:
     """Cut with onnxsim."""
     from peers_onnxsim import prune_model
 
@@ -184,6 +203,7 @@ def run_onnxsim(bench: Bench, _model: str, targets: list[float], _steps: int) ->
     for target in targets:
         model = prune_model(bench.subject.model, x, target, lambda item: measure_kept(bench, item))
         stages = {"cut": bench.measure_top1(serialize_model(model))}
+        stages |= tune_model(bench, normalize_model(model), {}, recovery.for_peers())
         yield Result(f"onnxsim {version('onnxsim')} structured Wanda", target, measure_kept(bench, model), stages)
 
 

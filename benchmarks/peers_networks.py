@@ -140,7 +140,7 @@ def insert_statistics(module: nn.Module, biases: list[torch.Tensor], x: torch.Te
     for hook, norm, bias in zip(hooks, norms, biases, strict=True):
         hook.remove()
         mean, square = sums[norm] / counts[norm]
-        variance = square - mean**2
+        variance = (square - mean**2).clamp(min=0.0)
         norm.running_mean.copy_(mean)  # type: ignore[union-attr]
         norm.running_var.copy_(variance)  # type: ignore[union-attr]
         norm.weight.copy_((variance + norm.eps).sqrt())

@@ -10,9 +10,9 @@ Choices, each as good for the peer as was found:
 - Of the states that it walks through the one nearest to the target is taken, whether above or below.
 - With batch normalisation put back, scores of weights and of batch-norm scales are those of the network before folding,
   and re-estimation of its statistics has something to work on.
-- The recovery is that of `calibration/recovery.py` (the same images, augmentation, loss, optimiser, schedule, precision
-  and choice of the best on a held-out slice), but trains all weights, with batch normalisation in training mode. This
-  uses the statistics of the batch, so that it takes the same course with and without re-estimation: it is run once.
+- A recovery of its own (`distill`), which trains all weights with batch normalisation in training mode: Adam with one
+  cycle, the distillation loss, augmentation, precision and held-out slice as in `calibration/recovery.py`. It uses the
+  statistics of the batch, so that it takes the same course with and without re-estimation: it is run once for both.
 """
 
 from __future__ import annotations
