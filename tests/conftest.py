@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx.parser
@@ -14,15 +15,22 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
+from onnx_basisprune import choosing, latency, pipeline, table_file
 from onnx_basisprune.assessment import Assessment, BasisKind, Calibration, Prune, assess_network
+from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.costing import Prices
 from onnx_basisprune.data.batches import Batch
+from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.head import find_head
 from onnx_basisprune.graph.model_io import load_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.network import Network, read_network
-from onnx_basisprune.progress import Silence
+from onnx_basisprune.progress import Progress, Silence
+from onnx_basisprune.results import Latency, Speedup
+from onnx_basisprune.runtime.benchmark import PairedLatency
 from onnx_basisprune.runtime.cache_folder import CACHE_VARIABLE
+from onnx_basisprune.runtime.layer_timing import TimingSettings
+from onnx_basisprune.runtime.profiling import NodeTime
 
 # One weight in two Convs, one bias in two Convs, batch normalisation, a depthwise Conv, an expansion, and a branch that
 # the loss never sees.
@@ -193,3 +201,68 @@ def invent_assessment() -> Callable[..., Assessment]:
         return Assessment({}, components, channels, {}, ())
 
     return invent
+
+
+class FakeClock:
+    """A machine on which time goes with multiply-adds, whatever else it is doing.
+
+    Attributes:
+        layers: Names of the layers that were timed, in order.
+        models: How many models were profiled.
+        pairs: How many models were timed against their original.
+    """
+
+    def __init__(self) -> None:
+        self.layers: list[str] = []
+        self.models = 0
+        self.pairs = 0
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        """Put it in the place of whatever looks at a clock in a compression run."""
+        patch.setattr(latency, "time_layers", self.time_layers)
+        patch.setattr(latency, "profile_nodes", self.profile_nodes)
+        patch.setattr(table_file, "detect_block", lambda *_: 4)
+        patch.setattr(table_file, "measure_overhead", lambda *_: 0.25)
+        for module in (choosing, pipeline):
+            patch.setattr(module, "time_pair", self.time_pair)
+
+    def time_layers(
+        self, models: Mapping[str, Callable[[], bytes]], _: TimingSettings, __: str, progress: Callable[[int], None]
+    ) -> dict[str, float]:
+        self.layers += models
+        progress(len(models))
+        return {name: 1.25 + 1e-3 * measure_cost(onnx.load_from_string(make())).macs for name, make in models.items()}
+
+    def profile_nodes(self, model: Path, feeds: Mapping[str, NDArray[np.float32]], **_: Any) -> tuple[NodeTime, ...]:
+        self.models += 1
+        shapes = {name: values.shape for name, values in feeds.items()}
+        rows = measure_cost(onnx.load(model), shapes).nodes
+        return tuple(NodeTime(row.name, row.op_type, 1.25 + 1e-3 * (row.macs or 0)) for row in rows)
+
+    def time_pair(
+        self,
+        compressed: Path,
+        image_shape: Sequence[int],
+        config: CompressionConfig,
+        *_: float,
+        **__: Progress,
+    ) -> PairedLatency:
+        self.pairs += 1
+        a, b = (self._time_model(path, image_shape) for path in (config.model, compressed))
+        return PairedLatency(
+            Latency(a, a, 1, 30), Latency(b, b, 1, 30), Speedup(a / b, a / b, a / b), 1.0, 1.0, np.ones(30), np.ones(30)
+        )
+
+    def _time_model(self, path: Path, image_shape: Sequence[int]) -> float:
+        model = onnx.load(path)
+        cost = measure_cost(model, {model.graph.input[0].name: (1, *image_shape)})
+        return 1e-3 * (0.5 * len(cost.nodes) + 1e-3 * cost.macs)
+
+
+@pytest.fixture
+def fake_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeClock:
+    """Put a made-up machine in the place of this one, with a cache folder of its own."""
+    clock = FakeClock()
+    clock.install(monkeypatch)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -45,6 +46,12 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "seed": (["--seed", "9"], 9),
     "target_macs": (["--target-macs", "0.7"], 0.7),
     "target_params": (["--target-params", "0.6"], 0.6),
+    "target_latency": (["--target-latency", "0.8"], 0.8),
+    "align": (["--align", "8"], 8),
+    "allow_slower": (["--allow-slower"], True),
+    "latency_table": (["--latency-table", "t.json"], Path("t.json")),
+    "provider": (["--provider", "CUDA"], "CUDA"),
+    "benchmark_batch_size": (["--benchmark-batch-size", "8"], 8),
     "basis": (["--basis", "svd"], "svd"),
     "prune": (["--prune", "channels"], "channels"),
     "rounds": (["--rounds", "4"], 4),
@@ -134,6 +141,21 @@ def test_options_reach_the_run(field: str, fake: FakeRun) -> None:
     assert result.exit_code == 0, result.output
     expected = CompressionConfig(model=Path("m.onnx"), data=Path("d"))
     assert fake.config == dataclasses.replace(expected, **{field: value})
+
+
+@pytest.mark.parametrize(("given", "align"), [("auto", "auto"), ("1", 1), ("16", 16)])
+def test_alignments(given: str, align: int | str, fake: FakeRun) -> None:
+    assert run("m.onnx", "--data", "d", "--align", given).exit_code == 0
+    assert fake.config is not None
+    assert fake.config.align == align
+
+
+@pytest.mark.parametrize("given", ["0", "-8", "AUTO", "8.0", "x", "", "1e3", "\u00b2", "9" * 5000])
+def test_other_alignments_are_wrong_usage(given: str, fake: FakeRun) -> None:
+    result = run("m.onnx", "--data", "d", "--align", given)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "is neither `auto` nor a whole number of at least 1" in result.stderr
+    assert fake.config is None
 
 
 def test_help_shows_each_default() -> None:
@@ -284,3 +306,124 @@ def test_missing_files_are_one_line(model: str, data: str, message: str, tmp_pat
     assert line.startswith("Error: ")
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+# -- budgets of time ------------------------------------------------------------------------------------------------
+
+QUICK = ["--limit", "20", "--recover", "none", "--preprocess", "imagenet", "--threads", "1"]
+
+
+def run_quickly(folder: Path, name: str, *options: str) -> tuple[Result, dict[str, Any]]:
+    """Compress the sample model to `<name>.onnx`; return what it says and its report."""
+    report = folder / f"{name}.json"
+    result = run(str(MODEL), *DATA, *QUICK, "-o", str(folder / f"{name}.onnx"), "--report", str(report), *options)
+    return result, json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
+
+
+def test_a_budget_of_time_writes_a_model_and_tells_how_it_was_met(fake_clock: Any, tmp_path: Path) -> None:
+    result, report = run_quickly(tmp_path, "small", "--target-latency", "0.6")
+    assert result.exit_code == 0, result.output
+    onnx.checker.check_model(tmp_path / "small.onnx", full_check=True)
+    timing = report["timing"]
+    assert (timing["block"], timing["align"]) == (4, 4)
+    assert timing["plans"] == fake_clock.pairs - 1 >= 1
+    assert 0.5 < timing["measured"] <= 0.6 * 1.02
+    assert 0 < timing["predicted"] < 1
+    assert len(timing["table_sha256"]) == 64
+    gates = {gate["name"]: gate for gate in report["gates"]}
+    assert set(gates) == {"target_latency", "not_slower"}
+    assert all(gate["passed"] for gate in gates.values())
+    assert gates["target_latency"]["reached"] == pytest.approx(timing["measured"], rel=0.02)
+    assert "by the clock" in result.stdout
+    assert all(row["rank"] % 4 == 0 for row in report["layers"] if row["decomposed"])
+    # One table for this machine.
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".json"]
+    again, second = run_quickly(tmp_path, "again", "--target-latency", "0.6")
+    assert again.exit_code == 0
+    assert len(fake_clock.layers) == len(set(fake_clock.layers))
+    assert fake_clock.models == 1
+    assert second["timing"]["plans"] == 1
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "small.onnx").read_bytes()
+
+
+def test_a_named_table_is_made_and_then_reused_as_it_is(fake_clock: Any, tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    options = ["--target-latency", "0.6", "--latency-table", str(table)]
+    first, report = run_quickly(tmp_path, "first", *options)
+    assert first.exit_code == 0, first.output
+    content = table.read_bytes()
+    assert report["timing"]["table_sha256"] == hashlib.sha256(content).hexdigest()
+    assert not (tmp_path / "cache").exists()
+    measured = len(fake_clock.layers), fake_clock.models
+    for name in ("second", "third"):
+        result, again = run_quickly(tmp_path, name, *options)
+        assert result.exit_code == 0, result.output
+        assert table.read_bytes() == content
+        assert again["timing"]["table_sha256"] == report["timing"]["table_sha256"]
+        assert again["timing"]["plans"] == 1
+    assert (len(fake_clock.layers), fake_clock.models) == measured
+    outputs = [(tmp_path / f"{name}.onnx").read_bytes() for name in ("first", "second", "third")]
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_a_dry_run_predicts_by_the_table_only(fake_clock: Any, tmp_path: Path) -> None:
+    result, report = run_quickly(tmp_path, "dry", "--target-latency", "0.6", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert fake_clock.pairs == 0
+    assert 0.5 < report["timing"]["predicted"] <= 0.6
+    assert report["timing"]["measured"] is None
+    assert not (tmp_path / "dry.onnx").exists()
+
+
+def test_slower_models_may_be_allowed(fake_clock: Any, tmp_path: Path) -> None:
+    result, report = run_quickly(tmp_path, "small", "--allow-slower")
+    assert result.exit_code == 0, result.output
+    assert (fake_clock.layers, fake_clock.models) == ([], 0)
+    assert report["timing"] is None
+    assert [gate["name"] for gate in report["gates"]] == ["target_macs"]
+    assert any(row["rank"] % 4 for row in report["layers"] if row["decomposed"])
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_budget_of_multiply_adds_looks_at_time_too(fake_clock: Any, tmp_path: Path) -> None:
+    result, report = run_quickly(tmp_path, "small", "--align", "8")
+    assert result.exit_code == 0, result.output
+    timing = report["timing"]
+    assert (timing["block"], timing["align"], timing["plans"], timing["predicted"]) == (4, 8, 0, None)
+    assert [gate["name"] for gate in report["gates"]] == ["target_macs", "not_slower"]
+    assert all(row["rank"] % 8 == 0 for row in report["layers"] if row["decomposed"])
+    assert fake_clock.pairs == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--target-latency", "0.5", "--target-macs", "0.5"], 2, "can't both be given"),
+        (["--target-latency", "0.5", "--target-params", "0.5"], 2, "can't both be given"),
+        (["--target-latency", "0.5", "--allow-slower"], 2, "contradict each other"),
+        (["--target-latency", "0"], 2, "--target-latency is 0"),
+        (["--target-latency", "1.5"], 2, "--target-latency is 1.5"),
+        (["--target-latency", "nan"], 2, "--target-latency is nan"),
+        (["--target-latency", "half"], 2, "not a valid float"),
+        (["--benchmark-batch-size", "0"], 2, "at least 1"),
+        (["--provider", "nowhere"], 2, "no execution provider 'nowhere'"),
+        (["--latency-table", str(Path("no such folder", "t.json"))], 1, "doesn't exist: create it first"),
+    ],
+)
+def test_contradictory_options_are_one_line(
+    fake_clock: Any, tmp_path: Path, options: list[str], code: int, message: str
+) -> None:
+    result, report = run_quickly(tmp_path, "small", *options)
+    assert (result.exit_code, result.stdout, report) == (code, "", {})
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (fake_clock.layers, list(tmp_path.glob("*.onnx"))) == ([], [])
+
+
+def test_what_is_no_table_is_refused_and_stays(fake_clock: Any, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text("{}")
+    result, _ = run_quickly(tmp_path, "small", "--latency-table", str(path))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "mine.json' is not a latency table" in result.stderr
+    assert path.read_text() == "{}"
