@@ -151,10 +151,10 @@ class Distillation:
 
     def _find_rate(self) -> float:
         """Return the highest learning rate of the course, from trials where there are enough steps for them."""
-        settings = self._settings
-        images = min(_TRIAL_IMAGES, self._lessons.batch_size)
-        steps = count_trial_steps(settings.steps * self._lessons.batch_size, images)
-        held_out = self._held_out[: -(-_TRIAL_IMAGES // settings.chunk_size)]
+        settings, batch_size = self._settings, self._lessons.batch_size
+        lessons = -(-_TRIAL_IMAGES // settings.chunk_size)
+        images = min(lessons * settings.chunk_size, batch_size)
+        steps, held_out = count_trial_steps(settings.steps * batch_size, images), self._held_out[:lessons]
 
         def measure_trial(rate: float) -> float:
             student = self._make_student()

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import onnx_basisprune.calibration.recovery as recovery
 from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.lessons import Lesson
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings, distillation_loss
 from onnx_basisprune.calibration.student import RecoveryMode, Student
 from onnx_basisprune.planning.types import Head, Operation, Program, TensorSpec
@@ -258,19 +259,32 @@ def test_trials_find_the_learning_rate_where_there_are_steps_for_them(monkeypatc
     assert report.kept
 
 
-def test_trials_take_few_steps_and_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = []
-    distillation = make_distillation(settings=replace(SETTINGS, steps=150))
-    take_step = distillation._take_step
+@pytest.mark.parametrize(("batch_size", "chunk_size", "trial"), [(16, 16, 16), (72, 72, 72), (72, 20, 72), (72, 8, 64)])
+def test_trials_take_few_images_and_leave_no_trace(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, chunk_size: int, trial: int
+) -> None:
+    settings = replace(SETTINGS, steps=150, batch_size=batch_size, chunk_size=chunk_size)
+    distillation = make_distillation(settings=settings)
+    rounds: list[int] = []
+    answered = 0
+    measure_loss, take_step = distillation._measure_loss, distillation._take_step
 
-    def count_images(student: Student, optimizer: torch.optim.Optimizer, rate: float, number: int, size: int) -> None:
-        images.append(size)
-        take_step(student, optimizer, rate, number, size)
+    def count_images(student: Student, lesson: Lesson) -> torch.Tensor:
+        nonlocal answered
+        answered += len(lesson.x) if torch.is_grad_enabled() else 0
+        return measure_loss(student, lesson)
 
-    monkeypatch.setattr(distillation, "_take_step", count_images)
-    rate = distillation._find_rate()
-    assert rate > 0
-    assert 0 < sum(images) <= 0.1 * 150 * 16
+    def count_steps(student: Student, optimizer: torch.optim.Optimizer, rate: float, number: int, images: int) -> None:
+        nonlocal answered
+        answered = 0
+        take_step(student, optimizer, rate, number, images)
+        rounds.append(answered)
+
+    monkeypatch.setattr(distillation, "_measure_loss", count_images)
+    monkeypatch.setattr(distillation, "_take_step", count_steps)
+    assert distillation._find_rate() > 0
+    assert set(rounds) == {trial}
+    assert sum(rounds) <= 0.1 * 150 * batch_size
     before = make_student(2).initializers
     for name, values in distillation._make_student().read_arrays().items():
         np.testing.assert_array_equal(values, before[name])
