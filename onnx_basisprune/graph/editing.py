@@ -17,7 +17,7 @@ skeleton of the model, and what it changed there is carried over to the original
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,19 +75,14 @@ def edit_graph(model: ModelProto, change: Callable[[gs.Graph], None]) -> ModelPr
         tensor.values = _OriginalValues(originals[tensor.name])
     change(graph)
     graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
-    # Nodes and tensors refer to each other, so they stay until a garbage collection; their weights go at once.
     left = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
-    alive = {id(tensor) for tensor in left}
-    _forget_values(tensor for tensor in constants if id(tensor) not in alive)
-    edited = gs.export_onnx(graph, do_type_check=False).graph
-    _forget_values(left)
-    return _carry_over(model, skeleton.graph, edited)
-
-
-def _forget_values(constants: Iterable[gs.Constant]) -> None:
-    """Let go of weights, in place."""
-    for constant in constants:
-        constant.values = _NO_VALUES
+    # Asked for values, it would load them.
+    edited = {tensor.name: tensor.values for tensor in left if not isinstance(tensor._values, LazyValues)}  # noqa: SLF001
+    # Nodes and tensors refer to each other, so they stay until a garbage collection; their weights go at once.
+    for tensor in (*constants, *left):
+        tensor.values = _NO_VALUES
+    exported = gs.export_onnx(graph, do_type_check=False).graph
+    return _carry_over(model, skeleton.graph, exported, edited)
 
 
 class _OriginalValues(LazyValues):  # type: ignore[misc]
@@ -194,8 +189,10 @@ def _is_portable(attribute: AttributeProto) -> bool:
     return attribute.type in (AttributeProto.INT, AttributeProto.FLOAT)
 
 
-def _carry_over(original: ModelProto, before: GraphProto, after: GraphProto) -> ModelProto:
-    """Return the original with the changes between the skeleton's graph `before` and `after`."""
+def _carry_over(
+    original: ModelProto, before: GraphProto, after: GraphProto, edited: Mapping[str, NDArray[Any]]
+) -> ModelProto:
+    """Return the original with the changes between the skeleton's graph `before` and `after`, and `edited` weights."""
     originals = {node.name: node for node in original.graph.node}
     sketches = {node.name: node for node in before.node}
     result = copy_without(original, _BODY)
@@ -206,7 +203,7 @@ def _carry_over(original: ModelProto, before: GraphProto, after: GraphProto) -> 
     produced = {name for node in graph.node for name in node.output}
     needed = {name for node in graph.node for name in node.input} | set(list_captured(original))
     needed |= {value.name for value in (*graph.input, *graph.output)}
-    _carry_initializers(original.graph, after, graph, needed - produced)
+    _carry_initializers(original.graph, edited, graph, needed - produced)
     alive = produced | {tensor.name for tensor in graph.initializer}
     graph.value_info.extend(value for value in original.graph.value_info if value.name in alive)
     graph.quantization_annotation.extend(
@@ -237,26 +234,28 @@ def _update_node(original: NodeProto, before: NodeProto, after: NodeProto) -> No
     return node
 
 
-def _carry_initializers(original: GraphProto, after: GraphProto, result: GraphProto, needed: set[str]) -> None:
-    """Fill in the initializers that are still read: the changed and new ones of `after`, the others verbatim."""
-    edited = {tensor.name: tensor for tensor in after.initializer}
+def _carry_initializers(
+    original: GraphProto, edited: Mapping[str, NDArray[Any]], result: GraphProto, needed: set[str]
+) -> None:
+    """Fill in the initializers that are still read: the changed and new ones, the others verbatim."""
     known = set[str]()
     for tensor in original.initializer:
         known.add(tensor.name)
         if tensor.name in needed:
-            new = edited.get(tensor.name)
-            is_untouched = new is None or not new.HasField("raw_data") or _is_same_tensor(tensor, new)
-            result.initializer.append(tensor if is_untouched else new)
-    result.initializer.extend(tensor for name, tensor in edited.items() if name in needed and name not in known)
+            values = edited.get(tensor.name)
+            if values is not None and not _holds_values(tensor, values):
+                tensor = onnx.numpy_helper.from_array(values, tensor.name)
+            result.initializer.append(tensor)
+    for name, values in edited.items():
+        if name in needed and name not in known:
+            result.initializer.append(onnx.numpy_helper.from_array(values, name))
     result.sparse_initializer.extend(sparse for sparse in original.sparse_initializer if sparse.values.name in needed)
 
 
-def _is_same_tensor(before: TensorProto, after: TensorProto) -> bool:
-    """Return whether two tensors hold the same bits."""
-    if before.data_type != after.data_type or list(before.dims) != list(after.dims):
-        return False
-    old, new = onnx.numpy_helper.to_array(before), onnx.numpy_helper.to_array(after)
-    return old.tobytes() == new.tobytes()
+def _holds_values(tensor: TensorProto, values: NDArray[Any]) -> bool:
+    """Return whether a tensor holds the same bits as an array."""
+    old = onnx.numpy_helper.to_array(tensor)
+    return (old.dtype, old.shape) == (values.dtype, values.shape) and old.tobytes() == values.tobytes()
 
 
 def bypass_node(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> None:
