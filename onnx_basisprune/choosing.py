@@ -36,10 +36,14 @@ class Outlook:
     prospect: Prospect
     pricing: Pricing | None
 
+    @property
+    def scale(self) -> float:
+        """What an earlier run found the clock to show over what the table foretells; 1 for other budgets."""
+        return self.pricing.read_scale(self.prospect.network) if self.unit == "latency" and self.pricing else 1.0
+
     def plan(self, target: float) -> PlannedCut:
         """Return the plan that keeps a fraction of the original, by the forecast."""
-        scale = self.pricing.read_scale(self.prospect.network) if self.unit == "latency" and self.pricing else 1.0
-        return self.prospect.plan(Budget(self.unit, target * self.whole / scale), self.run.config)
+        return self.prospect.plan(Budget(self.unit, target * self.whole / self.scale), self.run.config)
 
     def describe_timing(self) -> TimingReport | None:
         """Return what plans are made with, `None` where time doesn't matter."""
@@ -80,7 +84,7 @@ def choose_plan(outlook: Outlook, target: float) -> tuple[PlannedCut, TimingRepo
         return outlook.plan(target), timing
     if run.config.dry_run:
         planned = outlook.plan(target)
-        return planned, replace(timing, predicted=planned.left / outlook.whole)
+        return planned, replace(timing, predicted=planned.left / outlook.whole * outlook.scale)
     best, plans = fit_latency(
         outlook.prospect, outlook.whole, target, outlook.time_model, outlook.pricing, run.config, run.recorder
     )

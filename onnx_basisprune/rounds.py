@@ -67,7 +67,7 @@ def assess_in_rounds(
     origins = {int(channel): int(channel) for group in network.channels.groups for channel in group.channels}
     prospect = _assess(network, calibration, origins, frozenset(), config, pricing, recorder)
     for turn in range(1, config.rounds):
-        limit = whole * (budget.limit / whole) ** (turn / config.rounds)
+        limit = whole ** (1 - turn / config.rounds) * budget.limit ** (turn / config.rounds)
         planned = prospect.plan(Budget(budget.unit, limit), config)
         model, _ = cut_network(prospect.network, prospect.assessment, Plan({}, planned.plan.channels))
         removed = list_removed(prospect.network, planned.plan).tolist()

@@ -375,6 +375,20 @@ def test_a_dry_run_predicts_by_the_table_only(fake_clock: Any, tmp_path: Path) -
     assert not (tmp_path / "dry.onnx").exists()
 
 
+def test_a_dry_run_plans_what_a_run_with_this_table_does(fake_clock: Any, tmp_path: Path) -> None:
+    """The clock goes down faster than the table: more may be left than the table alone says."""
+    real = fake_clock._time_model
+    fake_clock._time_model = lambda path, shape: real(path, shape) ** 2
+    options = ["--target-latency", "0.6", "--latency-table", str(tmp_path / "table.json")]
+    result, report = run_quickly(tmp_path, "small", *options)
+    assert result.exit_code == 0, result.output
+    assert report["timing"]["predicted"] > 0.65
+    dry, predicted = run_quickly(tmp_path, "dry", *options, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert predicted["layers"] == report["layers"]
+    assert 0.5 < predicted["timing"]["predicted"] <= 0.6 * (1 + 1e-9)
+
+
 def test_slower_models_may_be_allowed(fake_clock: Any, tmp_path: Path) -> None:
     result, report = run_quickly(tmp_path, "small", "--allow-slower")
     assert result.exit_code == 0, result.output
