@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -33,6 +36,41 @@ def build() -> onnx.ModelProto:
 def test_no_change_changes_nothing() -> None:
     model = build()
     assert edit_graph(model, lambda _: None) == model
+
+
+def test_weights_that_were_read_are_let_go_at_once() -> None:
+    """Without waiting for the garbage collector: graph-surgeon's objects refer to each other."""
+    model = build()
+    held: list[weakref.ref[np.ndarray]] = []
+
+    def change(graph: gs.Graph) -> None:
+        conv = graph.nodes[0]
+        held.append(weakref.ref(conv.inputs[1].values))
+        conv.inputs[1] = gs.Constant("w2", conv.inputs[1].values * 2)
+        held.append(weakref.ref(conv.inputs[1].values))
+        assert all(reference() is not None for reference in held)
+
+    gc.disable()
+    try:
+        edited = edit_graph(model, change)
+        assert [reference() for reference in held] == [None, None]
+    finally:
+        gc.enable()
+    assert [tensor.name for tensor in edited.graph.initializer] == ["k", "w2"]
+    np.testing.assert_array_equal(numpy_helper.to_array(edited.graph.initializer[1]), 2 * np.ones((4, 3, 1, 1)))
+
+
+def test_values_that_were_only_read_or_set_again_stay_as_they_are() -> None:
+    def read(graph: gs.Graph) -> None:
+        weight = graph.nodes[0].inputs[1]
+        assert weight.values.shape == (4, 3, 1, 1)
+
+    def set_again(graph: gs.Graph) -> None:
+        graph.nodes[0].inputs[1].values = np.ones((4, 3, 1, 1), np.float32)
+
+    model = build()
+    model.graph.initializer[0].doc_string = "kept, too"
+    assert edit_graph(model, read) == edit_graph(model, set_again) == model
 
 
 def test_inner_graphs_hold_on_to_what_they_read() -> None:

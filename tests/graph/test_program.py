@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -29,6 +31,24 @@ def test_a_small_graph() -> None:
     assert program.operations[1].outputs == ("a", "b")
     assert program.operations[1].attributes == {"axis": 1}
     np.testing.assert_array_equal(program.initializers["w"], [0, 1, 2])
+
+
+def test_large_initializers_are_not_held() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 5000] x) => (float[N, 5000] y) { y = Mul (x, w) }'
+    )
+    values = np.arange(5000, dtype=np.float32)
+    for name, array in (("w", values), ("s", np.arange(3))):
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    initializers = extract_program(model).initializers
+    assert list(initializers) == ["w", "s"]
+    assert len(initializers) == 2
+    assert "w" in initializers
+    assert "x" not in initializers
+    assert initializers["s"] is initializers["s"]
+    held = weakref.ref(initializers["w"])
+    assert held() is None
+    np.testing.assert_array_equal(initializers["w"], values)
 
 
 def test_the_domain_written_in_full() -> None:
