@@ -13,12 +13,13 @@ from collections.abc import Callable
 
 # For so few steps that trials don't pay.
 DEFAULT_RATE = 5e-3
-_LADDER = (3e-4, 1e-3, 3e-3, 1e-2)
+_LADDER = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+_START = 3
 _MARGIN = 3.0
-# A trial whose loss is the best so far times this ends the climb.
-_GIVEN_UP = 1.5
-# Trials may cost this much of the steps that follow, all together.
+# All together, trials may cost this much of the steps that follow.
 _TRIAL_SHARE = 0.1
+# The first, the one above it, and all below.
+_MOST_TRIALS = 5
 _TRIAL_STEPS = range(3, 6)
 _WARM_UP = 0.1
 
@@ -30,23 +31,34 @@ def count_trial_steps(images: int, trial_images: int) -> int:
         images: Those of all steps of the course.
         trial_images: Those of one step of a trial.
     """
-    affordable = int(_TRIAL_SHARE * images / (trial_images * len(_LADDER)))
+    affordable = int(_TRIAL_SHARE * images / (trial_images * _MOST_TRIALS))
     return 0 if affordable < _TRIAL_STEPS[0] else min(affordable, _TRIAL_STEPS[-1])
 
 
 def find_learning_rate(measure_trial: Callable[[float], float]) -> float:
-    """Climb a ladder of rates until they get worse, and return the one for the whole course.
+    """Climb up a ladder of rates while they get better, else down, and return the one for the whole course.
 
     Args:
         measure_trial: Learning rate → held-out loss after a trial with it; may be infinite or NaN.
     """
-    losses: dict[float, float] = {}
-    for rate in _LADDER:
-        loss = measure_trial(rate)
-        losses[rate] = loss if math.isfinite(loss) else math.inf
-        if losses[rate] > _GIVEN_UP * min(losses.values()):
+
+    def measure(rung: int) -> float:
+        loss = measure_trial(_LADDER[rung])
+        return loss if math.isfinite(loss) else math.inf
+
+    best, lowest = _START, measure(_START)
+    for rung in range(_START + 1, len(_LADDER)):
+        loss = measure(rung)
+        if loss >= lowest:
             break
-    return _MARGIN * min(losses, key=lambda rate: losses[rate])
+        best, lowest = rung, loss
+    if best == _START:
+        for rung in reversed(range(_START)):
+            loss = measure(rung)
+            if loss > lowest:
+                break
+            best, lowest = rung, loss
+    return _MARGIN * _LADDER[best]
 
 
 def compute_cycle(step: int, steps: int) -> float:
