@@ -28,7 +28,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnx_basisprune.graph.tensors import copy_without, sketch_tensor
+from onnx_basisprune.graph.tensors import copy_without, is_shape_operand, sketch_tensor
 
 # graph-surgeon prints its warnings on stdout, where our results go.
 G_LOGGER.severity = G_LOGGER.CRITICAL
@@ -56,13 +56,14 @@ _PLAIN_TYPES = frozenset(
 )
 
 
-def edit_graph(model: ModelProto, change: Callable[[gs.Graph], None]) -> ModelProto:
+def edit_graph(model: ModelProto, change: Callable[[gs.Graph], None], weights: ModelProto | None = None) -> ModelProto:
     """Return a copy of the model whose graph `change` has edited in place.
 
     Args:
         model: Not changed. Its nodes must have unique, non-empty names and be in topological order.
         change: Edits the graph-surgeon graph it is given (a skeleton, see above). It must leave the nodes in
             topological order, and the tensors among the graph's outputs with a producer.
+        weights: Has the data that `model` is without, see `drop_weights`.
 
     Returns:
         The edited model, without nodes that nothing reads and without unused initializers.
@@ -70,6 +71,9 @@ def edit_graph(model: ModelProto, change: Callable[[gs.Graph], None]) -> ModelPr
     skeleton = make_skeleton(model)
     graph = gs.import_onnx(skeleton)
     originals = {tensor.name: tensor for tensor in model.graph.initializer}
+    if weights is not None:
+        full = {tensor.name: tensor for tensor in weights.graph.initializer if not is_shape_operand(tensor)}
+        originals.update((name, full[name]) for name in originals if name in full)
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
     for tensor in constants:
         tensor.values = _OriginalValues(originals[tensor.name])
@@ -82,7 +86,7 @@ def edit_graph(model: ModelProto, change: Callable[[gs.Graph], None]) -> ModelPr
     for tensor in (*constants, *left):
         tensor.values = _NO_VALUES
     exported = gs.export_onnx(graph, do_type_check=False).graph
-    return _carry_over(model, skeleton.graph, exported, edited)
+    return _carry_over(model, originals, skeleton.graph, exported, edited)
 
 
 class _OriginalValues(LazyValues):  # type: ignore[misc]
@@ -190,9 +194,16 @@ def _is_portable(attribute: AttributeProto) -> bool:
 
 
 def _carry_over(
-    original: ModelProto, before: GraphProto, after: GraphProto, edited: Mapping[str, NDArray[Any]]
+    original: ModelProto,
+    tensors: Mapping[str, TensorProto],
+    before: GraphProto,
+    after: GraphProto,
+    edited: Mapping[str, NDArray[Any]],
 ) -> ModelProto:
-    """Return the original with the changes between the skeleton's graph `before` and `after`, and `edited` weights."""
+    """Return the original with the changes between the skeleton's graph `before` and `after`, and `edited` weights.
+
+    `tensors` are the original's initializers, with their data.
+    """
     originals = {node.name: node for node in original.graph.node}
     sketches = {node.name: node for node in before.node}
     result = copy_without(original, _BODY)
@@ -203,7 +214,9 @@ def _carry_over(
     produced = {name for node in graph.node for name in node.output}
     needed = {name for node in graph.node for name in node.input} | set(list_captured(original))
     needed |= {value.name for value in (*graph.input, *graph.output)}
-    _carry_initializers(original.graph, edited, graph, needed - produced)
+    needed -= produced
+    graph.initializer.extend(_choose_initializers(tensors, edited, needed))
+    graph.sparse_initializer.extend(s for s in original.graph.sparse_initializer if s.values.name in needed)
     alive = produced | {tensor.name for tensor in graph.initializer}
     graph.value_info.extend(value for value in original.graph.value_info if value.name in alive)
     graph.quantization_annotation.extend(
@@ -234,22 +247,17 @@ def _update_node(original: NodeProto, before: NodeProto, after: NodeProto) -> No
     return node
 
 
-def _carry_initializers(
-    original: GraphProto, edited: Mapping[str, NDArray[Any]], result: GraphProto, needed: set[str]
-) -> None:
-    """Fill in the initializers that are still read: the changed and new ones, the others verbatim."""
-    known = set[str]()
-    for tensor in original.initializer:
-        known.add(tensor.name)
-        if tensor.name in needed:
-            values = edited.get(tensor.name)
-            if values is not None and not _holds_values(tensor, values):
-                tensor = onnx.numpy_helper.from_array(values, tensor.name)
-            result.initializer.append(tensor)
-    for name, values in edited.items():
-        if name in needed and name not in known:
-            result.initializer.append(onnx.numpy_helper.from_array(values, name))
-    result.sparse_initializer.extend(sparse for sparse in original.sparse_initializer if sparse.values.name in needed)
+def _choose_initializers(
+    tensors: Mapping[str, TensorProto], edited: Mapping[str, NDArray[Any]], needed: set[str]
+) -> Iterator[TensorProto]:
+    """Go through the initializers that are still read: the changed and new ones, the others verbatim."""
+    for name in dict.fromkeys((*tensors, *edited)):
+        if name not in needed:
+            continue
+        if name in edited and not (name in tensors and _holds_values(tensors[name], edited[name])):
+            yield onnx.numpy_helper.from_array(edited[name], name)
+        else:
+            yield tensors[name]
 
 
 def _holds_values(tensor: TensorProto, values: NDArray[Any]) -> bool:

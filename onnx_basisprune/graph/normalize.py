@@ -22,6 +22,7 @@ from onnx_basisprune.graph.editing import bypass_node, edit_graph, list_names, m
 from onnx_basisprune.graph.fold_affine import fold_affine_nodes
 from onnx_basisprune.graph.fold_fills import pad_instead_of_fills
 from onnx_basisprune.graph.fold_sizes import fold_static_sizes
+from onnx_basisprune.graph.tensors import drop_weights
 
 _FIRST_IR_WITHOUT_CONSTANT_INPUTS = 4
 
@@ -35,15 +36,14 @@ def normalize_model(model: ModelProto) -> ModelProto:
     Returns:
         The normalised copy, with the same inputs, outputs, opset and metadata.
     """
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = drop_weights(model)
     name_nodes(copy)
     drop_constant_inputs(copy)
     replace_constant_nodes(copy)
     fold_static_sizes(copy)
     pad_instead_of_fills(copy)
     taken = list_names(copy)
-    return edit_graph(copy, lambda graph: _normalize_graph(graph, taken))
+    return edit_graph(copy, lambda graph: _normalize_graph(graph, taken), weights=model)
 
 
 def name_nodes(model: ModelProto) -> None:
