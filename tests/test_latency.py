@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -200,6 +203,60 @@ def test_a_pinned_table_answers_all_by_itself(
     np.testing.assert_equal(first.components, second.components)
     np.testing.assert_equal(first.channels, second.channels)
     assert (len(clock.layers), clock.models, pinned.render()) == (measured, 1, before)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from onnx_basisprune.assessment import Assessment
+from onnx_basisprune.budget import Budget, plan_cut
+from onnx_basisprune.costing import sum_latency
+from onnx_basisprune.graph.model_io import load_model
+from onnx_basisprune.graph.normalize import normalize_model
+from onnx_basisprune.latency import price_network
+from onnx_basisprune.network import read_network
+from onnx_basisprune.progress import Recorder, Silence
+from onnx_basisprune.runtime.latency_table import read_pinned_table
+from onnx_basisprune.runtime.layer_timing import TimingSettings
+
+network = read_network(normalize_model(load_model(Path(sys.argv[1]))), (1, 3, 16, 16), ())
+table = read_pinned_table(Path(sys.argv[2]))
+prices = price_network(network, table, TimingSettings(1), 1, "double", 8, Recorder(Silence()))
+rng = np.random.default_rng(0)
+components = {name: rng.exponential(size=layer.full_rank) for name, layer in network.eligible.items()}
+channels = {int(c): 0.8 * float(rng.exponential()) for group in network.channels.groups for c in group.channels}
+whole = sum_latency(network, prices)
+planned = plan_cut(
+    network, Assessment({}, components, channels, {}, ()), "double", Budget("latency", 0.5 * whole), prices, 8
+)
+for kept in (planned.plan.components, planned.plan.channels):
+    print({name: values.tolist() for name, values in kept.items()})
+print(planned.left.hex(), planned.reached)
+"""
+
+
+def test_the_same_table_gives_the_same_plan_in_every_process(
+    named_network: ReadNetwork, fake_clock: Any, tmp_path: Path
+) -> None:
+    table = make_table()
+    price(named_network("digits"), table, align=8)
+    (tmp_path / "t.json").write_text(table.render(), encoding="utf-8")
+    sample = Path(__file__).resolve().parents[1] / "sample_models" / "digits.onnx"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(sample), str(tmp_path / "t.json")],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1]
+    components, channels, end = runs[0].splitlines()
+    assert end.endswith("True")
+    assert (components, channels) != ("{}", "{}")
 
 
 def test_a_pinned_table_that_lacks_a_layer_is_refused(named_network: ReadNetwork, clock: FakeClock) -> None:
