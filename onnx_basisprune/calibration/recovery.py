@@ -126,7 +126,11 @@ class Distillation:
         Returns:
             New arrays by initializer name (none where training made nothing better), and the report.
         """
-        course = Course(self._measure_held_out(self._make_student(), self._held_out))
+        student = self._make_student()
+        before = self._measure_held_out(student, self._held_out)
+        if not student.changes:  # no bias, no pair, no classifier, or no weight in float32
+            return {}, RecoveryReport(self._settings.mode, 0, False, before, before, ((0, before, 0.0),))
+        course = Course(before)
         rate, begin = self._find_rate(), perf_counter()
         while self._train(course, rate, progress) and course.attempts < _ATTEMPTS:
             rate /= 3

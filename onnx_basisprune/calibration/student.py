@@ -57,8 +57,8 @@ class Student:
     """The compressed graph with what is trained of it: changes of its weights, each in its tensor's own unit.
 
     A weight is computed as `w = w0 + unit · change` with changes that start at 0. One step of Adam then moves every
-    tensor by the same fraction of its size, however large folded batch normalisation has left it: one learning rate
-    fits all tensors, and very different networks.
+    tensor by the same fraction of its size, however large folded batch normalisation has left it, so that one learning
+    rate fits all tensors of a network.
 
     Attributes:
         executor: Runs the graph; its parameters are the `w0`.

@@ -309,3 +309,15 @@ def test_reports_the_precision_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> 
     assert exact.curve != rounded.curve
     # Eight bits of mantissa in each step change little of what is reached.
     assert rounded.held_out_loss_after == pytest.approx(exact.held_out_loss_after, rel=0.05)
+
+
+def test_nothing_to_tune() -> None:
+    """Convs without biases, no pair, and no classifier that was found."""
+    conv = step("Conv", ["x", "c1.w"], "c1")
+    pool = [step("GlobalAveragePool", ["c1"], "g"), step("Flatten", ["g"], "z")]
+    teacher = Program((conv, *pool), {"c1.w": WEIGHTS["c1.w"]}, INPUTS, ())
+    student = replace(teacher, initializers={"c1.w": 1.1 * WEIGHTS["c1.w"]})
+    arrays, report = Distillation(teacher, student, SOFTMAX, None, {}, load_images, COUNT, SETTINGS).recover()
+    assert arrays == {}
+    assert (report.steps, report.kept) == (0, False)
+    assert report.held_out_loss_after == report.held_out_loss_before > 0
