@@ -66,28 +66,28 @@ def run_lstm(
     """LSTM in one or both directions, over sequences of one length, with its default activations."""
     if [name.lower() for name in activations or []] not in ([], _ACTIVATIONS, 2 * _ACTIVATIONS):
         raise ValueError(f"activations {activations}, where only the default ones are known")
-    x, first_h, first_c = (
-        item.transpose(0, 1) if layout and item is not None else item for item in (x, first_h, first_c)
-    )
-    length, batch = x.shape[:2]
+    sequence = x.transpose(0, 1) if layout else x
+    length, batch = sequence.shape[:2]
     directions, units = R.shape[0], R.shape[2]
     if lengths is not None and bool((lengths != length).any()):
         raise ValueError("sequences of different lengths")
-    zeros = x.new_zeros(directions, batch, units)
-    first_h, first_c = (zeros if item is None else item for item in (first_h, first_c))
+    start = (batch, directions, units) if layout else (directions, batch, units)
+    hs, cs = (x.new_zeros(start) if item is None else item for item in (first_h, first_c))
+    if layout:
+        hs, cs = hs.transpose(0, 1), cs.transpose(0, 1)
     bias = x.new_zeros(directions, 8 * units) if bias is None else bias
     peepholes = x.new_zeros(directions, 3 * units) if peepholes is None else peepholes
     results = []
     for at in range(directions):
         backwards = at == 1 or direction == "reverse"
         y, h, c = _run_direction(
-            x.flip(0) if backwards else x,
+            sequence.flip(0) if backwards else sequence,
             W[at],
             R[at],
             bias[at, : 4 * units] + bias[at, 4 * units :],
             peepholes[at],
-            first_h[at],
-            first_c[at],
+            hs[at],
+            cs[at],
             clip,
             input_forget,
         )
