@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
 from onnx_basisprune.graph.shapes import Shape, infer_shapes
 from onnx_basisprune.network import Network
+from onnx_basisprune.planning.refit import RefitLayer
 from onnx_basisprune.planning.types import Program
 from onnx_basisprune.progress import Progress
 from onnx_basisprune.refit_layers import list_refit_layers
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 # Twice as many gave ResNet-20 half a point at 0.2 of its MACs.
 _MOST_IMAGES = 512
 _FEWEST_IMAGES = 64
-_FREE_BYTES = 1 << 30
+# What tensors of the images at one node may take, as float32 in both graphs.
+_MOST_BYTES = 2 << 30
+_BYTES_PER_ELEMENT = 2 * 4
 
 
 def refit_network(
@@ -60,7 +63,7 @@ def refit_network(
         return model
     progress.start("refitting", 1.0)
     settings = RefitSettings(
-        images=choose_image_count(network, config.batch_size),
+        images=choose_image_counts(network, layers),
         chunk_size=config.batch_size,
         seed=calibration.seed,
         fixed_batch=calibration.fixed_batch,
@@ -85,19 +88,23 @@ def refit_network(
     return replace_initializers(model, result.arrays)
 
 
-def choose_image_count(network: Network, batch_size: int) -> int:
-    """Return how many images may stand at the same node in both graphs.
+def choose_image_counts(network: Network, layers: Sequence[RefitLayer]) -> tuple[int, ...]:
+    """Return on how many images each layer is fitted: more where maps have become small.
 
-    They may take `_FREE_BYTES`, and for larger models what a gradient pass took before for one batch.
+    Early layers have large maps, but many positions to be fitted on; late ones need the images.
     """
-    live, total = measure_activations(network.program, infer_shapes(network.model, network.input_shapes))
-    # A gradient pass holds about every second tensor: a Conv's output goes when its activation has been computed.
-    elements = max(_FREE_BYTES // 4, batch_size * total // 2)
-    return max(_FEWEST_IMAGES, min(_MOST_IMAGES, elements // (2 * live)))
+    live = measure_live(network.program, infer_shapes(network.model, network.input_shapes))
+    positions = {operation.name: index for index, operation in enumerate(network.program.operations)}
+    counts, count = [], _FEWEST_IMAGES
+    for layer in layers:
+        affordable = _MOST_BYTES // (_BYTES_PER_ELEMENT * live[positions[layer.name]])
+        count = max(count, min(_MOST_IMAGES, affordable))
+        counts.append(count)
+    return tuple(counts)
 
 
-def measure_activations(program: Program, shapes: Mapping[str, Shape]) -> tuple[int, int]:
-    """Return the elements of computed tensors for one image: most that wait to be read at any node, and all, both >= 1.
+def measure_live(program: Program, shapes: Mapping[str, Shape]) -> list[int]:
+    """Return for each node how many elements of computed tensors are held for one image, there or at any later node.
 
     Args:
         program: The graph.
@@ -105,12 +112,12 @@ def measure_activations(program: Program, shapes: Mapping[str, Shape]) -> tuple[
     """
     last = {name: index for index, operation in enumerate(program.operations) for name in operation.inputs}
     given = {*program.initializers, *(spec.name for spec in program.inputs)}
-    held, most, total = 0, 1, 1
+    held, live = 0, list[int]()
     for index, operation in enumerate(program.operations):
-        made = sum(int(np.prod(shapes.get(name, (0,)))) for name in operation.outputs)
-        held, total = held + made, total + made
-        most = max(most, held)
-        computed = {*operation.inputs, *operation.outputs} - given
-        done = [name for name in computed if last.get(name, -1) <= index]
+        held += sum(int(np.prod(shapes.get(name, (0,)))) for name in operation.outputs)
+        live.append(max(1, held))
+        done = {name for name in {*operation.inputs, *operation.outputs} - given if last.get(name, -1) <= index}
         held -= sum(int(np.prod(shapes.get(name, (0,)))) for name in done)
-    return most, total
+    for index in reversed(range(len(live) - 1)):
+        live[index] = max(live[index], live[index + 1])
+    return live

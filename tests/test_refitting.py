@@ -27,7 +27,7 @@ from onnx_basisprune.opening import open_data, open_subject
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.progress import Silence
 from onnx_basisprune.refit_layers import list_changed, list_refit_layers
-from onnx_basisprune.refitting import choose_image_count, measure_activations, refit_network
+from onnx_basisprune.refitting import choose_image_counts, measure_live, refit_network
 from onnx_basisprune.runtime.session import Session
 
 Assess = Callable[..., tuple[Network, Assessment]]
@@ -167,22 +167,22 @@ def test_forms_of_a_cut_network(assess: Assess) -> None:
     assert {layer.name: layer.kept.tolist() for layer in layers}[group.name] == [1, 2, 3, 4, 5]
 
 
-def test_activations_by_hand() -> None:
-    """The images of 144 aren't counted; y and c of 144 wait for a, then a is followed by r, and three small ones."""
+def test_live_elements_by_hand() -> None:
+    """The images of 144 aren't counted: y and c of 144 wait for a, then a is followed by r, and three small ones."""
     network = make_network("sum")
+    assert [item.op_type for item in network.program.operations][:4] == ["Sigmoid", "Conv", "Add", "Relu"]
     shapes = dict.fromkeys(("x", "y", "c", "a", "r", "w"), (144,)) | {"p": (4,), "f": (4,), "z": (5,)}
-    assert measure_activations(network.program, shapes) == (3 * 144, 4 * 144 + 4 + 4 + 5 + 1)
+    assert measure_live(network.program, shapes) == [432, 432, 432, 288, 148, 9, 9]
 
 
-def test_number_of_images_follows_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """432 of 590 elements are held at once, of each image in both graphs; 64 images at least and 512 at most."""
+def test_more_images_where_maps_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_network("sum")
-    assert choose_image_count(network, 1) == 512
-    monkeypatch.setattr(refitting, "_FREE_BYTES", 4 * 100_000)
-    assert choose_image_count(network, 1) == 100_000 // (2 * 432)
-    assert choose_image_count(network, 600) == 600 * 590 // 2 // (2 * 432)
-    monkeypatch.setattr(refitting, "_FREE_BYTES", 0)
-    assert choose_image_count(network, 1) == 64
+    layers = list_refit_layers(network, extract_program(spoil(network, "sum")), {}, ())
+    assert choose_image_counts(network, layers) == (512, 512)
+    monkeypatch.setattr(refitting, "_MOST_BYTES", 8 * 100 * 432)
+    assert choose_image_counts(network, layers) == (100, 512)
+    monkeypatch.setattr(refitting, "_MOST_BYTES", 0)
+    assert choose_image_counts(network, layers) == (64, 64)
 
 
 # -- real models ------------------------------------------------------------------------------------------------------

@@ -42,14 +42,14 @@ class RefitSettings:
     """How to re-fit.
 
     Attributes:
-        images: Layers are fitted on at most this many.
+        images: For each layer, on how many images it is fitted at most; never fewer than the layer before.
         chunk_size: Images run at once.
         seed: Seeds the choice of images.
         fixed_batch: Batch size that the graphs insist on; `None` where they take any. The last chunk is filled up with
             copies of its last image.
     """
 
-    images: int
+    images: tuple[int, ...]
     chunk_size: int
     seed: int
     fixed_batch: int | None = None
@@ -98,14 +98,15 @@ def refit_program(
     order = np.random.default_rng((settings.seed, image_count)).permutation(image_count)
     held_out = min(_MOST_HELD_OUT, round(_HELD_OUT_FRACTION * image_count))
     fetch = _Fetcher(load_images, settings)
-    chunks = fetch.chunk(order[held_out : held_out + settings.images], at_least=_PARTS)
+    chunks = fetch.chunk(order[held_out : held_out + max(settings.images, default=0)], at_least=_PARTS)
     tests = fetch.chunk(order[: held_out or 1])
     # One chunk can't be both fitted and held back: a single image, or one batch of a fixed size.
     if not layers or len(chunks) < _PARTS:
         return None
     with torch.no_grad():
         before = _measure_loss(teacher, student, {}, head, tests)
-        arrays = fit_layers(teacher, student, layers, chunks, progress)
+        counts = [max(_PARTS, images // len(chunks[0])) for images in settings.images]
+        arrays = fit_layers(teacher, student, layers, chunks, counts, progress)
         after = _measure_loss(teacher, student, arrays, head, tests)
     # NaN isn't better either.
     return RefitResult(arrays if after < before else {}, before, after)
@@ -116,6 +117,7 @@ def fit_layers(
     student: Program,
     layers: Sequence[RefitLayer],
     chunks: Sequence[torch.Tensor],
+    counts: Sequence[int],
     progress: Callable[[float], None] | None = None,
 ) -> Arrays:
     """Fit layer after layer on the same images, and return the new initializers by name.
@@ -125,14 +127,20 @@ def fit_layers(
         student: The compressed graph.
         layers: Its layers in the order of its nodes.
         chunks: At least two batches of images.
+        counts: For each layer, on how many chunks it is fitted, at least two; never fewer than the layer before.
         progress: Called with the share of the work just done; all of it is 1.
     """
-    original, compressed = Stepper(teacher, chunks), Stepper(student, chunks)
+    used = counts[0]
+    original, compressed = Stepper(teacher, chunks[:used]), Stepper(student, chunks[:used])
     positions = {name: index for index, operation in enumerate(student.operations) for name in operation.inputs}
     for index, layer in enumerate(layers):
         original.advance(original.find_producer(layer.target) + 1, {item.target for item in layers[index:]})
         # Up to the layer, not over it: it runs with its new weights when the next one is reached.
         compressed.advance(positions[layer.weight], {layer.skip})
+        # Layers before this one are settled: more images can be brought up to here.
+        for stepper in (original, compressed):
+            stepper.extend(chunks[used : counts[index]])
+        used = max(used, counts[index])
         parts = _collect_parts(layer, original, compressed)
         compressed.arrays.update(_fit_layer(layer, student.initializers, parts))
         if progress is not None:

@@ -36,7 +36,7 @@ class Stepper:
         self.arrays = {}
         self._program = program
         self._values = [{program.inputs[0].name: chunk} for chunk in chunks]
-        self._position = 0
+        self._position, self._kept = 0, frozenset[str]()
         self._produced_at = {
             name: index for index, operation in enumerate(program.operations) for name in operation.outputs if name
         }
@@ -56,13 +56,14 @@ class Stepper:
             keep: Tensors that are to stay besides those that the nodes from `end` on read.
         """
         end = max(end, self._position)
-        start, self._position = self._position, end
-        names = {name for name, position in self._produced_at.items() if start <= position < end}
-        live = {name for name, last in self._last_read.items() if last >= end} | set(keep)
-        executor, fetch = self._make_executor(start, end), sorted(names & live)
-        for index, values in enumerate(self._values):
-            computed = executor.run(values, fetch) if fetch else {}
-            self._values[index] = {name: tensor for name, tensor in {**values, **computed}.items() if name in live}
+        start, self._position, self._kept = self._position, end, frozenset(keep)
+        self._values = self._run(start, self._values)
+
+    def extend(self, chunks: Sequence[torch.Tensor]) -> None:
+        """Bring more images to where the others stand."""
+        if chunks:
+            name = self._program.inputs[0].name
+            self._values = [*self._values, *self._run(0, [{name: chunk} for chunk in chunks])]
 
     def peek(self, end: int, names: Collection[str]) -> Iterator[dict[str, torch.Tensor]]:
         """Give some tensors for each chunk, running the nodes before `end` without staying there.
@@ -71,22 +72,33 @@ class Stepper:
             end: A position in the program's operations.
             names: Tensors that are held, or that the nodes from the present position to `end` compute.
         """
-        executor = self._make_executor(self._position, max(end, self._position))
+        executor = self._make_executor(self._position, max(end, self._position), self._values[0])
         for values in self._values:
             fetch = [name for name in names if name not in values]
             computed = executor.run(values, fetch) if fetch else {}
             yield {name: values[name] if name in values else computed[name] for name in names}
 
-    def _make_executor(self, start: int, end: int) -> Executor:
-        """Return what runs the nodes from `start` to `end` on the tensors that are held."""
+    def _run(self, start: int, chunks: Sequence[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        """Run the nodes from `start` to the present position, and return what is to be held there."""
+        end = self._position
+        names = {name for name, position in self._produced_at.items() if start <= position < end}
+        live = {name for name, last in self._last_read.items() if last >= end} | self._kept
+        executor, fetch, held = self._make_executor(start, end, chunks[0]), sorted(names & live), []
+        for values in chunks:
+            computed = executor.run(values, fetch) if fetch else {}
+            held.append({name: tensor for name, tensor in {**values, **computed}.items() if name in live})
+        return held
+
+    def _make_executor(self, start: int, end: int, given: Collection[str]) -> Executor:
+        """Return what runs the nodes from `start` to `end` on the tensors that are given."""
         operations = self._program.operations[start:end]
         read = {name for operation in operations for name in operation.inputs}
-        given = self._program.initializers
+        weights = self._program.initializers
         # Reading one may copy it: only those that this piece needs.
         initializers = {
-            name: self.arrays[name] if name in self.arrays else given[name] for name in given if name in read
+            name: self.arrays[name] if name in self.arrays else weights[name] for name in weights if name in read
         }
-        inputs = tuple(TensorSpec(name, "", None) for name in self._values[0])
+        inputs = tuple(TensorSpec(name, "", None) for name in given)
         executor = Executor(replace(self._program, operations=operations, initializers=initializers, inputs=inputs))
         executor.parameters = {name: to_channels_last(tensor) for name, tensor in executor.parameters.items()}
         return executor

@@ -19,7 +19,7 @@ HEAD = Head("logits", "z", "z")
 COUNT = 60
 IMAGES = np.random.default_rng(0).standard_normal((COUNT, 3, 6, 6)).astype(np.float32)
 CHUNKS = [torch.from_numpy(part) for part in np.array_split(IMAGES, 4)]
-SETTINGS = RefitSettings(images=COUNT, chunk_size=16, seed=0)
+SETTINGS = RefitSettings(images=(30, 30, 40, COUNT), chunk_size=16, seed=0)
 
 
 def step(op_type: str, inputs: list[str], output: str, **attributes: object) -> Operation:
@@ -98,7 +98,7 @@ SPOILED = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_linear_loss_is_recovered(name: str) -> None:
     student = change(**SPOILED[name])
-    arrays = fit_layers(TEACHER, student, [LAYERS[name]], CHUNKS)
+    arrays = fit_layers(TEACHER, student, [LAYERS[name]], CHUNKS, [4])
     layer = LAYERS[name]
     assert set(arrays) == {layer.weight, layer.bias}
     assert all(array.dtype == np.float32 and array.shape == WEIGHTS[key].shape for key, array in arrays.items())
@@ -111,22 +111,22 @@ def test_layers_are_fitted_on_what_fitted_layers_give_them() -> None:
     """Every layer is spoiled: all come back only because each is fitted after those before it."""
     student = change(**{name: array for arrays in SPOILED.values() for name, array in arrays.items()})
     done: list[float] = []
-    arrays = fit_layers(TEACHER, student, list(LAYERS.values()), CHUNKS, done.append)
+    arrays = fit_layers(TEACHER, student, list(LAYERS.values()), CHUNKS, [2, 3, 3, 4], done.append)
     assert sum(done) == pytest.approx(1.0)
     assert measure_miss(student, {}) > 0.1
     assert measure_miss(student, arrays) < 1e-2
     apart: dict[str, NDArray[np.float32]] = {}
     for layer in LAYERS.values():
-        apart |= fit_layers(TEACHER, student, [layer], CHUNKS)
+        apart |= fit_layers(TEACHER, student, [layer], CHUNKS, [4])
     assert measure_miss(student, apart) > 10 * measure_miss(student, arrays)
 
 
 def test_a_layer_makes_up_for_what_it_is_added_to() -> None:
     """The depthwise Conv's bias is wrong; the Conv's can take that over."""
     student = change(d_b=WEIGHTS["d.b"] + 2.0)
-    assert measure_miss(student, fit_layers(TEACHER, student, [LAYERS["c"]], CHUNKS)) < 3e-3
+    assert measure_miss(student, fit_layers(TEACHER, student, [LAYERS["c"]], CHUNKS, [4])) < 3e-3
     alone = replace(LAYERS["c"], target="c", skip="")
-    assert measure_miss(student, fit_layers(TEACHER, student, [alone], CHUNKS)) > 0.1
+    assert measure_miss(student, fit_layers(TEACHER, student, [alone], CHUNKS, [4])) > 0.1
 
 
 def test_removed_channels_are_left_out_of_the_target() -> None:
@@ -144,7 +144,7 @@ def test_removed_channels_are_left_out_of_the_target() -> None:
     )
     student = replace(TEACHER, operations=operations, initializers={**WEIGHTS, **cut})
     layers = [replace(layer, kept=kept if layer.name != "f" else layer.kept) for layer in LAYERS.values()]
-    arrays = fit_layers(TEACHER, student, layers, CHUNKS)
+    arrays = fit_layers(TEACHER, student, layers, CHUNKS, [4] * 4)
     x = torch.from_numpy(IMAGES)
     overrides = {key: torch.from_numpy(array) for key, array in arrays.items()}
     found = Executor(student).run({"x": x}, ["p"], overrides=overrides)["p"]

@@ -88,3 +88,15 @@ def test_new_weights_count_from_the_next_piece_on() -> None:
     assert_peeks(stepper, 6, "z", run_whole(changed, "z"))
     stepper.advance(6, {"z"})
     assert_peeks(stepper, 6, "z", run_whole(changed, "z"))
+
+
+def test_more_images_come_to_where_the_others_stand() -> None:
+    stepper = Stepper(PROGRAM, CHUNKS[:1])
+    stepper.advance(1)
+    stepper.arrays["w2"] = -W2
+    stepper.advance(4, {"b"})
+    stepper.extend(CHUNKS[1:])
+    stepper.extend([])
+    assert_peeks(stepper, 0, "b", run_whole(PROGRAM, "b"))
+    changed = replace(PROGRAM, initializers={"w1": W1, "w2": -W2})
+    assert_peeks(stepper, 6, "z", run_whole(changed, "z"))
