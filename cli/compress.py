@@ -13,6 +13,7 @@ from onnx_basisprune.cli.options import (
     Alignment,
     Count,
     SectionCommand,
+    TimeSpan,
     apply_options,
     labels_option,
     option,
@@ -77,6 +78,28 @@ _target_options = apply_options(
         type=float,
         metavar="R",
         help="Fraction of onnxruntime's time on this machine to keep, instead; held to the clock.",
+    ),
+    option(
+        "--max-drop",
+        section=_TARGET,
+        type=float,
+        metavar="PP",
+        help="Search the smallest model that loses at most PP percentage points of accuracy (without labels, of "
+        "agreement), instead.",
+    ),
+    option(
+        "--minimize",
+        section=_TARGET,
+        type=click.Choice(["latency", "macs", "params"]),
+        default=CompressionConfig.minimize,
+        help="What the search for --max-drop makes small.",
+    ),
+    option(
+        "--time-limit",
+        section=_TARGET,
+        type=TimeSpan(),
+        metavar="TIME",
+        help="The search begins nothing that would take longer, such as 20m, and ends with the best model so far.",
     ),
     option(
         "--align",

@@ -22,6 +22,7 @@ from onnx_basisprune.results import (
     GroupReport,
     LayerReport,
     ModelMeasurement,
+    SearchReport,
     TimingReport,
 )
 
@@ -95,6 +96,8 @@ def _list_findings(report: CompressionReport) -> list[str]:
         lines.append(f"Speed-up: {report.speedup.median:.2f}x{slower} ({show_interval(report.speedup)}; {where})")
     if report.timing is not None and report.timing.predicted is not None:
         lines.append(_describe_timing(report.timing))
+    if report.search is not None:
+        lines.append(_describe_search(report.search))
     accuracy = report.compressed.accuracy
     if report.drop_pp is not None and accuracy is not None:
         lines.append(show_drop(report.drop_pp, accuracy, "the original"))
@@ -115,6 +118,13 @@ def _list_findings(report: CompressionReport) -> list[str]:
     else:
         lines.append("Nothing was written: the model is the same as before.")
     return lines
+
+
+def _describe_search(search: SearchReport) -> str:
+    """Return how the model was found."""
+    tries = f"{len(search.looks)} budgets tried on {search.images:,} images"
+    claims = "once" if search.claims == 1 else f"{search.claims} times"
+    return f"Search: {tries}; the images for the claim were looked at {claims}{', time is up' * search.stopped}"
 
 
 def _describe_timing(timing: TimingReport) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import click
 
@@ -92,6 +92,25 @@ class Alignment(_ParamType):
         if number < 1:
             self.fail(f"{value!r} is neither `auto` nor a whole number of at least 1.", param, ctx)
         return number
+
+
+class TimeSpan(_ParamType):
+    """A time such as `90s`, `20m`, `1.5h`, or a bare number of seconds; hands over seconds."""
+
+    name = "time"
+    _UNITS: ClassVar = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds, or stop with a line that shows the form expected."""
+        text = str(value)
+        number, unit = (text[:-1], text[-1:]) if text[-1:] in self._UNITS else (text, "s")
+        try:
+            seconds = float(number) * self._UNITS[unit]
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            self.fail(f"{text!r} isn't a time; expected such as 90s, 20m or 1.5h.", param, ctx)
+        return seconds
 
 
 class NumberList(_ParamType):

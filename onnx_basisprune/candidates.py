@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +14,16 @@ from onnx_basisprune.budget import PlannedCut
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.graph.head import find_classifier
+from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
+from onnx_basisprune.opening import Images, predict_all
 from onnx_basisprune.refitting import refit_network
 from onnx_basisprune.results import RecoveryReport
 from onnx_basisprune.rounds import Prospect
 from onnx_basisprune.run import Run
+from onnx_basisprune.runtime.evaluation import Predictions
+from onnx_basisprune.runtime.session import Session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -69,6 +75,14 @@ def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: 
     if tune and run.config.recover != "none" and run.config.recover_steps and not is_untouched:
         model, recovery = _recover(run, model, pairs)
     return Candidate(planned, model, recovery)
+
+
+def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predictions:
+    """Return what onnxruntime makes of a candidate on images."""
+    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
+        path = save_model(candidate.model, Path(folder, "candidate.onnx"))[0]
+        session = Session(path, threads=run.config.threads, provider=run.config.provider)
+        return predict_all(replace(run.subject, session=session), images, run.config.batch_size, "trying", run.recorder)
 
 
 def _recover(run: Run, model: ModelProto, pairs: Mapping[str, PairNames]) -> tuple[ModelProto, RecoveryReport]:

@@ -45,12 +45,13 @@ class Outlook:
         """Return the plan that keeps a fraction of the original, by the forecast."""
         return self.prospect.plan(Budget(self.unit, target * self.whole / self.scale), self.run.config)
 
-    def describe_timing(self) -> TimingReport | None:
-        """Return what plans are made with, `None` where time doesn't matter."""
+    def describe_timing(self, planned: PlannedCut) -> TimingReport | None:
+        """Return what a plan was made with, and what it takes by the table; `None` where time doesn't matter."""
         prices = self.prospect.prices
         if self.pricing is None or prices is None:
             return None
-        return TimingReport(self.pricing.digest, prices.block, choose_align(self.run.config, prices.block))
+        predicted = planned.left / self.whole if self.unit == "latency" else None
+        return TimingReport(self.pricing.digest, prices.block, choose_align(self.run.config, prices.block), predicted)
 
     def time_model(self, path: Path) -> float:
         """Return the time of a model file as a fraction of the original's."""
@@ -79,19 +80,12 @@ def assess_run(run: Run, unit: Unit, target: float) -> Outlook:
 
 def choose_plan(outlook: Outlook, target: float) -> tuple[PlannedCut, TimingReport | None]:
     """Return the plan that keeps a fraction of the original; one of time is held to the clock, but in a dry run."""
-    timing, run = outlook.describe_timing(), outlook.run
-    if outlook.unit != "latency" or outlook.pricing is None or timing is None:
-        return outlook.plan(target), timing
-    if run.config.dry_run:
+    run = outlook.run
+    if outlook.unit != "latency" or outlook.pricing is None or run.config.dry_run:
         planned = outlook.plan(target)
-        return planned, replace(timing, predicted=planned.left / outlook.whole * outlook.scale)
+        return planned, outlook.describe_timing(planned)
     best, plans = fit_latency(
         outlook.prospect, outlook.whole, target, outlook.time_model, outlook.pricing, run.config, run.recorder
     )
-    return best.planned, replace(
-        timing,
-        table_sha256=outlook.pricing.digest,
-        predicted=best.predicted,
-        measured=best.measured,
-        plans=plans,
-    )
+    timing = outlook.describe_timing(best.planned)
+    return best.planned, timing and replace(timing, measured=best.measured, plans=plans)

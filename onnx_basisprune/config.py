@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,6 +55,9 @@ class CompressionConfig(PreprocessConfig):
         target_macs: Fraction of the multiply-adds to keep.
         target_params: Fraction of the parameters to keep.
         target_latency: Fraction of onnxruntime's measured time to keep.
+        max_drop: Instead of a target: the smallest model that loses at most so many percentage points is searched.
+        minimize: What that search makes small.
+        time_limit: Seconds after which that search begins nothing new; `None` for no limit.
         align: Ranks and kept channels are multiples of this; `auto` is what onnxruntime's kernels want on this
             machine, or 1 where slower layers are allowed.
         allow_slower: Under a budget of MACs or parameters, don't look at time at all.
@@ -85,6 +89,9 @@ class CompressionConfig(PreprocessConfig):
     target_macs: float | None = None
     target_params: float | None = None
     target_latency: float | None = None
+    max_drop: float | None = None
+    minimize: Literal["latency", "macs", "params"] = "latency"
+    time_limit: float | None = None
     align: int | Literal["auto"] = "auto"
     allow_slower: bool = False
     latency_table: Path | None = None
@@ -113,6 +120,8 @@ class CompressionConfig(PreprocessConfig):
             "--target-latency": self.target_latency,
         }
         given = {option: target for option, target in targets.items() if target is not None}
+        if self.max_drop is not None:
+            self._check_search(given)
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} can't both be given: choose one budget.")
         for option, target in given.items():
@@ -134,6 +143,19 @@ class CompressionConfig(PreprocessConfig):
             raise ConfigError(f"--recover-steps is {self.recover_steps}; expected 0 or more.")
         if self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}; expected 0 or more.")
+
+    def _check_search(self, targets: Mapping[str, float]) -> None:
+        """Refuse options that a search for `max_drop` can't use."""
+        for option in targets:
+            raise ConfigError(f"--max-drop and {option} can't both be given: one searches what the other one fixes.")
+        if self.max_drop is not None and not 0.0 < self.max_drop < 100.0:
+            raise ConfigError(f"--max-drop is {self.max_drop:g}; expected percentage points, over 0 and below 100.")
+        if self.time_limit is not None and self.time_limit <= 0:
+            raise ConfigError(f"--time-limit is {self.time_limit:g} s; expected more than 0.")
+        if self.rounds > 1:
+            raise ConfigError("--rounds goes down to a target, which --max-drop doesn't have: leave one of them out.")
+        if self.allow_slower and self.minimize == "latency":
+            raise ConfigError("--allow-slower and --minimize latency contradict each other: choose one.")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _PROBE_IMAGES = 16
 # Of --data, without --val, what is kept from calibration for the reported figures.
 _VALIDATION_FRACTION = 0.2
+# For a search, which needs images to choose on beside those for the figures.
+_SEARCH_FRACTION = 0.4
 _SUM_TOLERANCE = 1e-3
 
 
@@ -120,7 +122,8 @@ def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -
         )
     data = open_dataset(config.data, choose_labels(config.data, config.labels))
     if config.val is None:
-        data, held_back = data.split(_VALIDATION_FRACTION, config.seed)
+        fraction = _VALIDATION_FRACTION if config.max_drop is None else _SEARCH_FRACTION
+        data, held_back = data.split(fraction, config.seed)
         progress.warn(
             f"no --val: the figures are on {len(held_back):,} images held back from --data, "
             f"which the model may have been trained on."

@@ -27,6 +27,7 @@ from onnx_basisprune.run import Run, open_run
 from onnx_basisprune.runtime.environment import describe_environment
 from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
 from onnx_basisprune.runtime.session import Session
+from onnx_basisprune.search import search_candidate
 from onnx_basisprune.summary import (
     choose_budget,
     describe_config,
@@ -64,10 +65,15 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     run = open_run(config, output, recorder)
     unit, target = choose_budget(config)
     outlook = assess_run(run, unit, target)
-    planned, timing = choose_plan(outlook, target)
-    report = describe_plan(run, outlook, planned, timing, output)
+    candidate, search = None, None
+    if run.trial is not None and config.max_drop is not None:
+        candidate, search = search_candidate(outlook, run.trial, config.max_drop)
+        planned, timing = candidate.planned, outlook.describe_timing(candidate.planned)
+    else:
+        planned, timing = choose_plan(outlook, target)
+    report = replace(describe_plan(run, outlook, planned, timing, output), search=search)
     if output is not None:
-        candidate = build_candidate(run, outlook.prospect, planned)
+        candidate = candidate or build_candidate(run, outlook.prospect, planned)
         files = publish_model(run, candidate.model, report.compressed, output)
         report = measure_result(replace(report, recovery=candidate.recovery), run, files)
     return finish_report(report, run)

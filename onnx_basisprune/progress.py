@@ -57,11 +57,13 @@ class Recorder:
     Attributes:
         warnings: All warnings so far.
         timings: Seconds by stage name, in the order in which the stages began.
+        started: When the run began, of `time.perf_counter`.
     """
 
     def __init__(self, listener: Progress) -> None:
         self.warnings: list[str] = []
         self.timings: dict[str, float] = {}
+        self.started = perf_counter()
         self._listener = listener
         self._stage: tuple[str, float] | None = None
 

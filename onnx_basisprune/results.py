@@ -157,6 +157,50 @@ class TimingReport:
 
 
 @dataclass(frozen=True)
+class SearchLook:
+    """One budget that a search tried.
+
+    Attributes:
+        target: The fraction to keep that the plan was made for.
+        kept: The fraction that it keeps, by the forecast.
+        recovered: Whether it was recovered.
+        drop_pp: Drop on the images that candidates are chosen on, in percentage points.
+        standard_error_pp: Its standard error.
+        accepted: Whether the sum of the two is within the bound.
+        seconds: What the look took.
+    """
+
+    target: float
+    kept: float
+    recovered: bool
+    drop_pp: float
+    standard_error_pp: float
+    accepted: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """The course of a search for the smallest model within a bound.
+
+    Attributes:
+        minimize: What was made small: `macs`, `params` or `latency`.
+        max_drop_pp: The bound, in percentage points.
+        images: How many candidates were chosen on.
+        looks: What was tried, in order.
+        claims: How often the images for the claim were looked at: once, unless the claim failed.
+        stopped: Whether the time limit ended it.
+    """
+
+    minimize: str
+    max_drop_pp: float
+    images: int
+    looks: tuple[SearchLook, ...]
+    claims: int
+    stopped: bool
+
+
+@dataclass(frozen=True)
 class RecoveryReport:
     """The recovery's course.
 
@@ -199,6 +243,7 @@ class CompressionReport:
     recovery: RecoveryReport | None
     timings: dict[str, float]
     timing: TimingReport | None = None
+    search: SearchReport | None = None
     warnings: tuple[str, ...] = ()
     frontier: tuple[Any, ...] = ()
     per_class: tuple[Any, ...] = field(default=())

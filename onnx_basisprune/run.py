@@ -28,6 +28,19 @@ from onnx_basisprune.runtime.evaluation import Predictions, summarize_accuracy
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Images that candidates of a search are chosen on.
+
+    Attributes:
+        images: Neither calibrated on nor used for the figures.
+        baseline: What the original says to them.
+    """
+
+    images: Images
+    baseline: Predictions
+
+
+@dataclass(frozen=True)
 class Run:
     """What every step of a compression run shares.
 
@@ -41,6 +54,7 @@ class Run:
         calibration: The same, as the gradient passes read them.
         validation: Images for the figures, never calibrated on.
         baseline: What the original says to them.
+        trial: Other images to choose on, of a search only.
     """
 
     config: CompressionConfig
@@ -52,6 +66,7 @@ class Run:
     calibration: Calibration
     validation: Images
     baseline: Predictions
+    trial: Trial | None = None
 
     @property
     def sample(self) -> NDArray[Any]:
@@ -68,6 +83,10 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
     subject = open_subject(config.model, config.threads, config.provider)
     subject, images, validation = open_data(subject, config, recorder)
     check_data_files(output, subject.files, config)
+    trial = None
+    if config.max_drop is not None:
+        chosen_on, claimed_on = validation.dataset.split(0.5, config.seed)
+        trial, validation = replace(validation, dataset=chosen_on), replace(validation, dataset=claimed_on)
     baseline = measure_baseline(subject, validation, config, recorder)
     images.dataset.check_labels(baseline.class_count)
     sample = validation.load(np.arange(min(7, len(validation))))
@@ -83,7 +102,10 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
         config.seed,
         fixed_batch,
     )
-    return Run(config, recorder, subject, network, original, images, calibration, validation, baseline)
+    run = Run(config, recorder, subject, network, original, images, calibration, validation, baseline)
+    if trial is None:
+        return run
+    return replace(run, trial=Trial(trial, predict_all(subject, trial, config.batch_size, "baseline", recorder)))
 
 
 def measure_original(network: Network, subject: Subject, baseline: Predictions) -> ModelMeasurement:

@@ -82,7 +82,9 @@ def summarize_groups(groups: Sequence[DependencyGroup], removed: Collection[int]
 
 
 def choose_budget(config: CompressionConfig) -> tuple[Unit, float]:
-    """Return the unit of the budget and the fraction to keep."""
+    """Return the unit of the budget and the fraction to keep; a search begins at everything."""
+    if config.max_drop is not None:
+        return config.minimize, 1.0
     if config.target_latency is not None:
         return "latency", config.target_latency
     if config.target_params is not None:
@@ -95,7 +97,10 @@ def judge_gates(config: CompressionConfig, report: CompressionReport, has_anythi
     unit, asked = choose_budget(config)
     targets = (config.target_macs, config.target_params, config.target_latency)
     gates = []
-    if has_anything or any(target is not None for target in targets):
+    if config.max_drop is not None:
+        drop = 0.0 if report.drop_pp is None else report.drop_pp.estimate
+        gates.append(Gate("max_drop", config.max_drop, drop, drop <= config.max_drop))
+    elif has_anything or any(target is not None for target in targets):
         reached = _measure_share(unit, report)
         tolerance = _CLOCK_TOLERANCE if unit == "latency" else 0.0
         gates.append(Gate(f"target_{unit}", asked, reached, reached <= asked * (1 + tolerance)))
@@ -134,7 +139,7 @@ def describe_metadata(
     """
     unit, target = choose_budget(config)
     done = {
-        "target": {unit: target},
+        "target": {unit: target} if config.max_drop is None else {"max_drop": config.max_drop, "minimize": unit},
         "basis": config.basis,
         "prune": config.prune,
         "recover": config.recover,

@@ -247,6 +247,24 @@ def compare(original: Predictions, compressed: Predictions) -> Interval:
     return Interval(100 * drop.estimate, 100 * drop.low, 100 * drop.high)
 
 
+def estimate_standard_error(original: Predictions, compressed: Predictions) -> float:
+    """Return the standard error of `compare`'s estimate, in percentage points.
+
+    With labels each image counts 1 where only the original is right, -1 where only the compressed model is, else 0;
+    without, 1 where the two differ. The error is that of the mean of these.
+
+    Raises:
+        DataError: The two were not made from the same images.
+    """
+    _check_same_images(original, compressed)
+    if original.labels is None:
+        lost = (original.classes != compressed.classes).astype(np.float64)
+    else:
+        was_right, is_right = original.classes == original.labels, compressed.classes == original.labels
+        lost = was_right.astype(np.float64) - is_right
+    return 100 * float(lost.std() / np.sqrt(len(lost)))
+
+
 def _check_same_images(original: Predictions, compressed: Predictions) -> None:
     """Refuse predictions that can't be of the same images."""
     if len(original.classes) != len(compressed.classes):

@@ -1,0 +1,159 @@
+"""Search the smallest model whose accuracy holds: `--max-drop`.
+
+Three parts of the images have a task each: candidates are made from the first, chosen on the second, and the third is
+looked at for the claim only. A candidate is accepted where its estimated drop on the second part plus one standard
+error is within the bound.
+
+Budgets are tried without recovery first, which is quick: they tell from where on it is needed. From there on each
+budget is tried with it, down to the smallest that is accepted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil
+from time import perf_counter
+
+from onnx_basisprune.candidates import Candidate, build_candidate, predict_candidate
+from onnx_basisprune.choosing import Outlook
+from onnx_basisprune.results import SearchLook, SearchReport
+from onnx_basisprune.run import Trial
+from onnx_basisprune.runtime.evaluation import compare, estimate_standard_error
+
+# Fractions to keep: nothing is tried below the least; the quick tries end at this ratio of two budgets, the ones with
+# recovery at that one.
+_LEAST = 0.01
+_QUICK_RATIO, _FINE_RATIO = 1.3, 1.07
+# With recovery so much smaller budgets are tried one after the other until one isn't accepted.
+_STRIDE = 0.7
+_MOST_LOOKS = 10
+_IMAGES_PER_POINT = 800
+
+
+def search_candidate(outlook: Outlook, trial: Trial, bound: float) -> tuple[Candidate, SearchReport]:
+    """Search the smallest model that loses at most `bound` percentage points.
+
+    Args:
+        outlook: Makes the plans, in the unit that is to become small.
+        trial: Images to choose on.
+        bound: The largest drop, in percentage points.
+    """
+    config, recorder = outlook.run.config, outlook.run.recorder
+    warning = check_images(bound, len(trial.images))
+    if warning is not None:
+        recorder.warn(warning)
+    deadline = None if config.time_limit is None else recorder.started + config.time_limit
+    search = Search(outlook, trial, bound, deadline)
+    search.run()
+    candidate, claims = search.claim()
+    if search.stopped:
+        recorder.warn(f"the search stopped at the time limit of {config.time_limit:g} s, with the best model so far.")
+    return candidate, search.describe(claims)
+
+
+@dataclass
+class Search:
+    """A search while it goes on.
+
+    Attributes:
+        outlook: Makes the plans.
+        trial: Images to choose on.
+        bound: Largest drop, in percentage points.
+        deadline: When no new candidate is begun any more, of `perf_counter`; `None` for never.
+        looks: What was tried.
+        accepted: Target → candidate with recovery that was accepted.
+        stopped: Whether the deadline ended the search.
+    """
+
+    outlook: Outlook
+    trial: Trial
+    bound: float
+    deadline: float | None = None
+    looks: list[SearchLook] = field(default_factory=list)
+    accepted: dict[float, Candidate] = field(default_factory=dict)
+    stopped: bool = False
+    _slowest: float = 0.0
+    # Whether the last plan was the smallest there is.
+    _bottom: bool = False
+
+    def run(self) -> None:
+        """Try budgets until the smallest that is accepted is known well enough."""
+        low, high = _LEAST, 1.0
+        while high / low > _QUICK_RATIO and not self._is_over():
+            middle = (low * high) ** 0.5
+            low, high = (low, middle) if self.try_target(middle, tune=False) else (middle, high)
+            low = high if self._bottom else low
+        if self.outlook.run.config.recover == "none" or not self.outlook.run.config.recover_steps:
+            return
+        self._bottom, least, target = False, 0.0, high
+        while not least and not self._is_over():
+            is_accepted = self.try_target(target, tune=True)
+            if is_accepted and (self._bottom or target < _LEAST):
+                return
+            least = 0.0 if is_accepted else target
+            target *= _STRIDE
+        best = min(self.accepted, default=1.0)
+        for _ in range(_MOST_LOOKS):
+            if self._is_over() or not least or best / least <= _FINE_RATIO:
+                return
+            middle = (best * least) ** 0.5
+            best, least = (middle, least) if self.try_target(middle, tune=True) else (best, middle)
+
+    def _is_over(self) -> bool:
+        """Return whether another candidate would take longer than there is time."""
+        self.stopped |= self.deadline is not None and perf_counter() + self._slowest > self.deadline
+        return self.stopped
+
+    def try_target(self, target: float, *, tune: bool) -> bool:
+        """Make the candidate of a budget; return whether it is accepted."""
+        start, run = perf_counter(), self.outlook.run
+        planned = self.outlook.plan(target)
+        self._bottom = not planned.reached
+        candidate = build_candidate(run, self.outlook.prospect, planned, tune=tune)
+        predictions = predict_candidate(run, candidate, self.trial.images)
+        drop = compare(self.trial.baseline, predictions).estimate
+        error = estimate_standard_error(self.trial.baseline, predictions)
+        is_accepted = drop + error <= self.bound
+        if is_accepted:
+            self.accepted[target] = candidate
+        seconds = perf_counter() - start
+        self._slowest = max(self._slowest, seconds)
+        kept = planned.left / self.outlook.whole
+        self.looks.append(SearchLook(target, kept, tune, drop, error, is_accepted, seconds))
+        run.recorder.note(
+            f"{kept:.1%} kept{'' if tune else ', not recovered'}: {drop:.2f} pp lower (standard error {error:.2f}): "
+            f"{'accepted' if is_accepted else 'too much'}"
+        )
+        return is_accepted
+
+    def claim(self) -> tuple[Candidate, int]:
+        """Return the smallest accepted candidate that holds the bound on the images for the claim, and the looks taken.
+
+        Where none does, the model stays as it is.
+        """
+        run = self.outlook.run
+        for looks, target in enumerate(sorted(self.accepted), start=1):
+            candidate = self.accepted[target]
+            predictions = predict_candidate(run, candidate, run.validation)
+            if compare(run.baseline, predictions).estimate <= self.bound:
+                return candidate, looks
+        return build_candidate(run, self.outlook.prospect, self.outlook.plan(1.0), tune=False), len(self.accepted)
+
+    def describe(self, claims: int) -> SearchReport:
+        """Return the search's course."""
+        count = len(self.trial.images)
+        return SearchReport(self.outlook.unit, self.bound, count, tuple(self.looks), claims, self.stopped)
+
+
+def check_images(bound: float, count: int) -> str | None:
+    """Return why so few images can't support a bound, `None` where they can.
+
+    Of models that differ on twice the bound of the images, half the bound is then one standard error at most.
+    """
+    needed = ceil(_IMAGES_PER_POINT / bound)
+    if count >= needed:
+        return None
+    return (
+        f"candidates are chosen on {count:,} images, too few to tell a drop of {bound:g} pp for sure; expected "
+        f"{needed:,} or more: give more with --val."
+    )
