@@ -35,6 +35,7 @@ _WEIGHT_OPS = frozenset(
 )  # fmt: skip
 # In elements; a larger result is kept where one of the node's inputs is at least as large.
 _LARGEST_RESULT = 65_536
+_WIDEST_ELEMENT = 8  # bytes
 _LONGEST_SHAPE = 64
 
 
@@ -110,8 +111,9 @@ def evaluate_node(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opset: in
     # Releases of the reference differ on how a negative quotient is rounded.
     if node.op_type == "Div" and any(values.dtype.kind == "i" and (values < 0).any() for values in inputs.values()):
         return None
-    # What is only moved, or reduced, may be as large as a weight is.
+    # What is only moved, or reduced, may be as large as a weight is; one in a wider type would be larger on disk.
     largest = max(_LARGEST_RESULT, *(values.size for values in inputs.values()))
+    widest = max(_LARGEST_RESULT * _WIDEST_ELEMENT, *(values.nbytes for values in inputs.values()))
     model = _make_model(node, inputs, opset)
     if prod(values.size for values in inputs.values()) > largest and _infer_size(model, inputs) > largest:
         return None
@@ -122,7 +124,7 @@ def evaluate_node(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opset: in
     except Exception:  # noqa: BLE001 - the reference has gaps of every kind; leaving the node is always right
         return None
     result = np.asarray(values)
-    return result if result.size <= largest else None
+    return result if result.size <= largest and result.nbytes <= widest else None
 
 
 def _make_model(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opset: int) -> ModelProto:
