@@ -88,9 +88,12 @@ def test_what_is_left_is_what_the_cut_network_takes(
         assert planned.reached == (planned.left <= target * sum_latency(network, prices))
 
 
-@pytest.mark.parametrize("align", [8, 16])
 @pytest.mark.parametrize("unit", ["latency", "macs", "params"])
-@pytest.mark.parametrize("name", ["resnet20_cifar10", "vgg16_cifar10"])
+@pytest.mark.parametrize(
+    ("name", "align"),
+    # 64 isn't a multiple of 12: the first block is a smaller one.
+    [("resnet20_cifar10", 8), ("resnet20_cifar10", 16), ("vgg16_cifar10", 8), ("vgg16_cifar10", 12)],
+)
 def test_ranks_and_kept_channels_are_multiples(
     read: ReadNetwork,
     invent_prices: InventPrices,

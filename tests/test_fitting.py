@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -164,11 +165,24 @@ def test_a_clock_that_tells_nothing_ends(stage: Stage) -> None:
 def test_the_slowest_plan_within_the_target_is_chosen(stage: Stage) -> None:
     """Too fast, too slow, and again too fast, but less so."""
     stage.clock = lambda share: 1 - 1.4 * (1 - share)
-    best, looks = stage.fit(0.4)
+    pricing = FakePricing()
+    best, looks = stage.fit(0.4, pricing)
+    assert pricing.scale == 0.4 * stage.whole / best.limit
     measured = [stage.clock(share) for share in stage.shares]
     assert looks > 2
     assert max(measured) > 0.4 * 1.02
     assert best.measured == max(value for value in measured if value <= 0.4 * 1.02)
+
+
+def test_the_next_limit_is_between_too_fast_and_too_slow() -> None:
+    def look(left: float, measured: float) -> TimedPlan:
+        planned: Any = SimpleNamespace(left=left, reached=True)
+        return TimedPlan(planned, left, left / 100, measured)
+
+    looks = [look(40.0, 0.2), look(70.0, 0.8), look(50.0, 0.4)]
+    # Half of the way from 50 to 70; by the rule of three it would be 75.
+    assert fitting._choose_limit(looks, 0.6) == pytest.approx(60.0, rel=1e-12)
+    assert fitting._choose_limit(looks[:1], 0.4) == pytest.approx(80.0, rel=1e-12)
 
 
 def test_it_stops_when_the_same_plan_comes_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,7 @@ OTHER = "[d] d = Conv <pads = [1, 1, 1, 1]> (x, w) [p] e = MaxPool <kernel_shape
         (f"{CONV} a = Add (c, const) y = Relu (a)", "", False),
         # What is read twice is needed as it is.
         (f"{CONV} a = Relu (c) y = Mul (a, c)", "", False),
+        (f"{CONV} m = Mul (c, const) a = Relu (c) y = Add (m, a)", "", False),
         (f"{CONV} {OTHER} a = Add (c, e) b = Relu (a) y = Mul (a, b)", "", True),
         # Nothing that onnxruntime fuses.
         (f"{CONV} y = MaxPool <kernel_shape = [1, 1]> (c)", "", False),
