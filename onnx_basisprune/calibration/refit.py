@@ -33,8 +33,9 @@ LoadImages = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 _HELD_OUT_FRACTION = 0.1
 _MOST_HELD_OUT = 256
-# Images of a layer are held back by chunks, in this many parts.
-_PARTS = 2
+# At least one chunk is fitted and one held back; of more, every fourth is held back.
+_FEWEST_CHUNKS = 2
+_HELD_BACK_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,14 @@ def refit_program(
     order = np.random.default_rng((settings.seed, image_count)).permutation(image_count)
     held_out = min(_MOST_HELD_OUT, round(_HELD_OUT_FRACTION * image_count))
     fetch = _Fetcher(load_images, settings)
-    chunks = fetch.chunk(order[held_out : held_out + max(settings.images, default=0)], at_least=_PARTS)
+    chunks = fetch.chunk(order[held_out : held_out + max(settings.images, default=0)], at_least=_FEWEST_CHUNKS)
     tests = fetch.chunk(order[: held_out or 1])
     # One chunk can't be both fitted and held back: a single image, or one batch of a fixed size.
-    if not layers or len(chunks) < _PARTS:
+    if not layers or len(chunks) < _FEWEST_CHUNKS:
         return None
     with torch.no_grad():
         before = _measure_loss(teacher, student, {}, head, tests)
-        counts = [max(_PARTS, images // len(chunks[0])) for images in settings.images]
+        counts = [max(_FEWEST_CHUNKS, images // len(chunks[0])) for images in settings.images]
         arrays = fit_layers(teacher, student, layers, chunks, counts, progress)
         after = _measure_loss(teacher, student, arrays, head, tests)
     # NaN isn't better either.
@@ -169,27 +170,29 @@ class _PairSums:
     """Sums of the products of two kinds of rows, in float64, from float32 products on shifted rows.
 
     Attributes:
-        moments: The sums of all rows so far, unshifted; `None` before any.
+        moments: The sums of all rows so far, unshifted; set by the first rows.
     """
 
+    moments: MapMoments
+
     def __init__(self, *, diagonal: bool) -> None:
-        self.moments: MapMoments | None = None
         self._diagonal = diagonal
         self._shifts: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add(self, z: torch.Tensor, y: torch.Tensor) -> None:
         """Add rows `z [m, q]` and `y [m, C]`."""
-        shifts = self._shifts = self._shifts or (z.mean(dim=0), y.mean(dim=0))
+        shifts = self._shifts or (z.mean(dim=0), y.mean(dim=0))
         z, y = z - shifts[0], y - shifts[1]
         products = ((z * z).sum(0), (y * z).sum(0)) if self._diagonal else (z.T @ z, y.T @ z)
         total_z, total_y, zz, yz = (item.double().numpy() for item in (z.sum(0), y.sum(0), *products))
         added = MapMoments(total_z, total_y, zz, yz, len(z)).shift(*(shift.double().numpy() for shift in shifts))
-        self.moments = added if self.moments is None else self.moments + added
+        self.moments = added if self._shifts is None else self.moments + added
+        self._shifts = shifts
 
 
-def _collect_parts(layer: RefitLayer, original: Stepper, compressed: Stepper) -> list[MapMoments]:
-    """Return the moments of a layer's map, of every second chunk apart."""
-    sums = [_PairSums(diagonal=layer.form == "factors") for _ in range(_PARTS)]
+def _collect_parts(layer: RefitLayer, original: Stepper, compressed: Stepper) -> tuple[MapMoments, MapMoments]:
+    """Return the moments of a layer's map: of the chunks that are fitted, and of those that are held back."""
+    fitted, held_back = (_PairSums(diagonal=layer.form == "factors") for _ in range(2))
     names = [name for name in (layer.source, layer.skip) if name]
     ours = compressed.peek(max(map(compressed.find_producer, names)) + 1, names)
     kept = torch.from_numpy(layer.kept)
@@ -197,8 +200,9 @@ def _collect_parts(layer: RefitLayer, original: Stepper, compressed: Stepper) ->
         y = theirs[layer.target].index_select(layer.axis, kept)
         if layer.skip:
             y = y - mine[layer.skip]
-        sums[index % _PARTS].add(_to_rows(mine[layer.source], layer.axis), _to_rows(y, layer.axis))
-    return [item.moments for item in sums if item.moments is not None]
+        sums = held_back if index % _HELD_BACK_EVERY == 1 else fitted
+        sums.add(_to_rows(mine[layer.source], layer.axis), _to_rows(y, layer.axis))
+    return fitted.moments, held_back.moments
 
 
 def _to_rows(tensor: torch.Tensor, axis: int) -> torch.Tensor:
@@ -207,7 +211,7 @@ def _to_rows(tensor: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def _fit_layer(
-    layer: RefitLayer, initializers: Mapping[str, NDArray[Any]], parts: Sequence[MapMoments]
+    layer: RefitLayer, initializers: Mapping[str, NDArray[Any]], parts: tuple[MapMoments, MapMoments]
 ) -> dict[str, NDArray[np.float32]]:
     """Return a layer's new weight, and bias where it has one."""
     weight = initializers[layer.weight]
@@ -216,14 +220,14 @@ def _fit_layer(
     has_bias = bool(layer.bias)
     if has_bias and layer.form != "scaling":
         constant = layer.bias_factor * initializers[layer.bias].astype(np.float64).reshape(-1)
-        parts = [part.shift(-constant, np.zeros(len(W))) for part in parts]
+        parts = parts[0].shift(-constant, np.zeros(len(W))), parts[1].shift(-constant, np.zeros(len(W)))
     if layer.form == "scaling":
-        fitted, b = refit_map(parts, flat, has_bias=has_bias)
+        fitted, b = refit_map(*parts, flat, has_bias=has_bias)
     elif layer.form == "factors":
-        factors, b = refit_map(parts, np.ones(len(W)), has_bias=has_bias)
+        factors, b = refit_map(*parts, np.ones(len(W)), has_bias=has_bias)
         fitted = factors[:, None] * flat
     else:
-        M, b = refit_map(parts, np.eye(len(W)), has_bias=has_bias)
+        M, b = refit_map(*parts, np.eye(len(W)), has_bias=has_bias)
         fitted = M @ flat
     arrays = {layer.weight: np.moveaxis(fitted.reshape(W.shape), 0, layer.weight_axis).astype(np.float32)}
     if has_bias:

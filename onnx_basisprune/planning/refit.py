@@ -10,13 +10,12 @@
 with the covariances `S_zz`, `S_yz`, or second moments where there is no bias (`b' = 0`). Rows of `A'` don't depend on
 each other, so no weighting of channels (METHOD's `Gamma`) would change the fit. It is the asymmetric reconstruction of
 Zhang et al. (arXiv 1505.06798, section 3.2) for a basis that is given, and a bias alone (`lambda = inf`) the correction
-of Nagel et al. (arXiv 1906.04721). Of several `lambda` that one is taken whose fit to one part of the images errs least
-on the other part. A depthwise or grouped Conv gets one factor per channel: all matrices are diagonals then.
+of Nagel et al. (arXiv 1906.04721). Of several `lambda` that one is taken whose fit errs least on images held back. A
+depthwise or grouped Conv gets one factor per channel: all matrices are diagonals then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,27 +116,21 @@ class MapMoments:
         )
 
 
-def refit_map(parts: Sequence[MapMoments], A: Matrix, *, has_bias: bool) -> tuple[Matrix, Matrix]:
+def refit_map(fitted: MapMoments, held_back: MapMoments, A: Matrix, *, has_bias: bool) -> tuple[Matrix, Matrix]:
     """Return the map that brings `z` nearest to `y`.
 
     Args:
-        parts: Moments of at least two disjoint sets of images; each is held back once to choose the ridge.
+        fitted: Moments of the images that layers are fitted on.
+        held_back: Moments of other images, to choose the ridge by. No layer before may have been fitted on them: their
+            inputs would look better than those of a stranger's images.
         A: The map so far, `[C, q]`; `[C]` for factors.
         has_bias: Whether the layer has a bias that can be set.
 
     Returns:
         `A'` in the shape of `A`, and `b' [C]`, zeros without a bias.
     """
-    whole = _sum_moments(parts)
-    rests = [_sum_moments([*parts[:index], *parts[index + 1 :]]) for index in range(len(parts))]
-
-    def measure_held_back(ridge: float) -> float:
-        fits = (solve_map(rest, A, ridge, has_bias=has_bias) for rest in rests)
-        return sum(
-            held.positions * measure_error(held, *fit, has_bias=has_bias) for held, fit in zip(parts, fits, strict=True)
-        )
-
-    return solve_map(whole, A, min(_RIDGES, key=measure_held_back), has_bias=has_bias)
+    fits = [solve_map(fitted, A, ridge, has_bias=has_bias) for ridge in _RIDGES]
+    return min(fits, key=lambda fit: measure_error(held_back, *fit, has_bias=has_bias))
 
 
 def measure_error(moments: MapMoments, A: Matrix, b: Matrix, *, has_bias: bool) -> float:
@@ -172,11 +165,3 @@ def solve_map(moments: MapMoments, A: Matrix, ridge: float, *, has_bias: bool) -
         return A, np.zeros(len(A))
     z = moments.z / moments.positions
     return A, moments.y / moments.positions - (A * z if A.ndim == 1 else A @ z)
-
-
-def _sum_moments(parts: Sequence[MapMoments]) -> MapMoments:
-    """Return the moments of all parts together."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total

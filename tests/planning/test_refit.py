@@ -94,7 +94,7 @@ def test_what_is_linear_is_found(seed: int, q: int, channels: int, *, has_bias: 
     rng = np.random.default_rng(seed)
     z = rng.standard_normal((200, q)) + 1.0
     A, b = rng.standard_normal((channels, q)), rng.standard_normal(channels) * has_bias
-    found, constant = refit_map(split(z, z @ A.T + b), np.zeros((channels, q)), has_bias=has_bias)
+    found, constant = refit_map(*split(z, z @ A.T + b), np.zeros((channels, q)), has_bias=has_bias)
     # The smallest ridge is 1e-4 of the variance; a sample of 200 rows has directions of a fifth of it.
     np.testing.assert_allclose(found, A, rtol=0, atol=5e-3)
     np.testing.assert_allclose(constant, b, rtol=0, atol=2e-2)
@@ -106,7 +106,7 @@ def test_what_is_right_stays(*, has_bias: bool) -> None:
     rng = np.random.default_rng(2)
     z = rng.standard_normal((60, 3)) @ rng.standard_normal((3, 8))
     A, b = rng.standard_normal((5, 8)), rng.standard_normal(5) * has_bias
-    found, constant = refit_map(split(z, z @ A.T + b), A, has_bias=has_bias)
+    found, constant = refit_map(*split(z, z @ A.T + b), A, has_bias=has_bias)
     np.testing.assert_allclose(found, A, rtol=0, atol=1e-8)
     np.testing.assert_allclose(constant, b, rtol=0, atol=1e-8)
 
@@ -134,13 +134,13 @@ def test_few_rows_are_not_believed() -> None:
     def miss(found: Matrix) -> float:
         return float(np.square(fresh @ (found - A).T).mean())
 
-    found, _ = refit_map(split(z, y), A, has_bias=False)
+    found, _ = refit_map(*split(z, y), A, has_bias=False)
     greedy, _ = solve_map(collect(z, y), A, 1e-4, has_bias=False)
     assert miss(found) < 0.2 * miss(greedy)
 
 
 def test_silent_inputs_change_nothing() -> None:
     moments = [MapMoments(np.zeros(3), np.ones(2), np.zeros((3, 3)), np.zeros((2, 3)), 5)] * 2
-    A, b = refit_map(moments, np.ones((2, 3)), has_bias=True)
+    A, b = refit_map(*moments, np.ones((2, 3)), has_bias=True)
     assert (A == 1.0).all()
     np.testing.assert_allclose(b, 0.2, rtol=1e-12)
