@@ -7,7 +7,7 @@ there, too: training starts again from the beginning with a third of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
@@ -127,7 +127,7 @@ class Distillation:
             New arrays by initializer name (none where training made nothing better), and the report.
         """
         student = self._make_student()
-        before = self._measure_held_out(student, self._held_out)
+        before = self._measure_held_out(student)
         if not student.changes:  # no bias, no pair, no classifier, or no weight in float32
             return {}, RecoveryReport(self._settings.mode, 0, False, before, before, ((0, before, 0.0),))
         course = Course(before)
@@ -156,16 +156,15 @@ class Distillation:
     def _find_rate(self) -> float:
         """Return the highest learning rate of the course, from trials where there are enough steps for them."""
         settings, batch_size = self._settings, self._lessons.batch_size
-        lessons = -(-_TRIAL_IMAGES // settings.chunk_size)
-        images = min(lessons * settings.chunk_size, batch_size)
-        steps, held_out = count_trial_steps(settings.steps * batch_size, images), self._held_out[:lessons]
+        images = min(-(-_TRIAL_IMAGES // settings.chunk_size) * settings.chunk_size, batch_size)
+        steps = count_trial_steps(settings.steps * batch_size, images)
 
         def measure_trial(rate: float) -> float:
             student = self._make_student()
             optimizer = _make_optimizer(student)
             for step in range(steps):
                 self._take_step(student, optimizer, rate, step, images)
-            return self._measure_held_out(student, held_out)
+            return self._measure_held_out(student)
 
         return find_learning_rate(measure_trial) if steps else DEFAULT_RATE
 
@@ -182,7 +181,7 @@ class Distillation:
             if progress is not None:
                 progress(1)
             if since == interval or step == steps - 1:
-                verdict = course.check(student, since, self._measure_held_out(student, self._held_out), rate)
+                verdict = course.check(student, since, self._measure_held_out(student), rate)
                 if verdict != "go on":
                     return verdict == "diverged"
                 since = 0
@@ -219,11 +218,11 @@ class Distillation:
         values = executor.run({self._input: filled}, [name], overrides=overrides)
         return flatten_logits(values[name].float(), self._head)[: len(x)]
 
-    def _measure_held_out(self, student: Student, held_out: Sequence[Lesson]) -> float:
-        """Return the mean loss over images, in full precision, without augmentation."""
+    def _measure_held_out(self, student: Student) -> float:
+        """Return the mean loss over the held-out slice, in full precision, without augmentation."""
         with torch.no_grad():
-            losses = [float(self._measure_loss(student, lesson)) for lesson in held_out]
-        return float(np.average(losses, weights=[lesson.share for lesson in held_out]))
+            losses = [float(self._measure_loss(student, lesson)) for lesson in self._held_out]
+        return float(np.average(losses, weights=[lesson.share for lesson in self._held_out]))
 
 
 def distillation_loss(logits: torch.Tensor, target: torch.Tensor, head: Head) -> torch.Tensor:
