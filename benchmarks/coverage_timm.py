@@ -68,10 +68,14 @@ NAMES = [
     "xcit_nano_12_p16_224", "nasnetalarge", "pnasnet5large", "beit_base_patch16_224", "inception_resnet_v2",
     "naflexvit_base_patch16_gap", "inception_v4", "volo_d1_224", "mobilenetv5_base", "bat_resnext26ts"
 ]  # fmt: skip
-# These normalise across all channels, everywhere: what they let go isn't half of the MACs.
-NORMALIZED = frozenset(
-    ["convnextv2_atto", "efficientnet_b0_gn", "gmlp_ti16_224", "resnetv2_50x1_bit", "test_efficientnet_ln"]
-)
+# Channels of these stay for a reason that is reported: normalisations across all of them (or a mean of them, for global
+# response), recurrences, state spaces. What they let go isn't half of the MACs.
+STAYING = frozenset(
+    [
+        "convnextv2_atto", "efficientnet_b0_gn", "efficientvim_m1", "gmlp_ti16_224", "resnetv2_50x1_bit",
+        "sequencer2d_s", "test_efficientnet_evos", "test_efficientnet_ln",
+    ]
+)  # fmt: skip
 NO_EXPORT = "no export"
 SIZES = (64, 96, 128, 224, 256)
 # Layer scales start so small that what they scale would do nothing.
@@ -185,7 +189,7 @@ def main() -> None:
 def has_failed(name: str, result: dict[str, Any]) -> bool:
     """Return whether a model does otherwise than it should."""
     verdict = judge(result)
-    if name in NORMALIZED and verdict in ("no free channel", "MACs"):
+    if name in STAYING and verdict in ("no free channel", "MACs"):
         return False
     return verdict != "ok" and not verdict.startswith(NO_EXPORT)
 
