@@ -48,7 +48,7 @@ def check_model(bench: Bench, config: CompressionConfig) -> bool:
     wholes = {"macs": cost.macs, "params": cost.parameters, "latency": sum_latency(bench.network, prices)}
     fine = True
     for unit, target in BUDGETS:
-        align = choose_align(config, prices.block)
+        align = choose_align(config, unit, prices.block)
         budget = Budget(unit, target * wholes[unit])
         planned = plan_cut(bench.network, bench.assessment, config.prune, budget, prices, align)
         model, _ = cut_network(bench.network, bench.assessment, planned.plan)
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     benches = {arguments.shared / "models" / f"{name}.onnx": MODELS[name] for name in arguments.models}
-    benches[Path(__file__).parents[1] / "sample_models" / "digits.onnx"] = (1, 32, 32)
+    benches[Path(__file__).parents[1] / "sample_models" / "digits.onnx"] = (3, 16, 16)
     fine = [
         check_model(Bench(path, shape), CompressionConfig(model=path, threads=arguments.threads))
         for path, shape in benches.items()

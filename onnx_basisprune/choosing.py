@@ -51,7 +51,8 @@ class Outlook:
         if self.pricing is None or prices is None:
             return None
         predicted = planned.left / self.whole if self.unit == "latency" else None
-        return TimingReport(self.pricing.digest, prices.block, choose_align(self.run.config, prices.block), predicted)
+        align = choose_align(self.run.config, self.unit, prices.block)
+        return TimingReport(self.pricing.digest, prices.block, align, predicted)
 
     def time_model(self, path: Path) -> float:
         """Return the time of a model file as a fraction of the original's."""

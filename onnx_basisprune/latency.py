@@ -33,11 +33,12 @@ _LEAST_TIME = 0.1
 
 @dataclass(frozen=True)
 class Counts:
-    """Channel counts of one Conv to be timed."""
+    """Channel counts of one Conv to be timed, and the largest rank that a pair of it may have."""
 
     ins: tuple[int, ...]
     outs: tuple[int, ...]
     ranks: tuple[int, ...]
+    largest_rank: int
 
 
 def price_network(
@@ -95,11 +96,14 @@ def _choose_grid(network: Network, name: str, prune: Prune, align: int, block: i
         for axis in (1, 0)
     )
     ranks = range(align, layer.break_even_rank + 1, align) if prune != "channels" else range(0)
-    return Counts(ins, outs, choose_counts(ranks, block))
+    if not ranks:
+        return Counts(ins, outs, (), 0)
+    return Counts(ins, outs, choose_counts(ranks, ranks[-1], block), ranks[-1])
 
 
 def _list_counts(size: int, is_free: bool, align: int, block: int) -> tuple[int, ...]:
-    return choose_counts([*(range(align, size, align) if is_free else ()), size], block)
+    """Return the channel counts of one side; those below the block are taken to cost as much as the block."""
+    return choose_counts(range(max(align, block), size, align) if is_free else (), size, block)
 
 
 def _list_shapes(conv: ConvShape, counts: Counts) -> list[ConvShape]:
@@ -175,12 +179,13 @@ def _make_price(conv: ConvShape, counts: Counts, table: LatencyTable, time: floa
         times = {(i, o): table.layers[shape.with_channels(i, o).key] for i in ins for o in outs}
         return MeasuredGrid(times, table.block)
 
-    alone = table.layers[conv.key]
+    whole = read(conv, counts.ins, counts.outs)
+    alone = float(whole.at(conv.in_channels, conv.out_channels))
     factor = 1.0 if time is None else min(max(time / alone, _LEAST_FACTOR), _LARGEST_FACTOR)
     return MeasuredPrice(
-        read(conv, counts.ins, counts.outs),
+        whole,
         read(basis, counts.ins, counts.ranks),
         read(scaling, counts.ranks, counts.outs),
-        max(counts.ranks, default=0),
+        counts.largest_rank,
         factor,
     )

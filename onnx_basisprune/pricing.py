@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from onnx_basisprune.config import CompressionConfig
-from onnx_basisprune.costing import Prices
+from onnx_basisprune.costing import Prices, Unit
 from onnx_basisprune.latency import digest_model, price_network
 from onnx_basisprune.network import Network
+from onnx_basisprune.planning.prices import BLOCKED_MULTIPLE
 from onnx_basisprune.progress import Recorder
 from onnx_basisprune.runtime.layer_timing import TimingSettings
 from onnx_basisprune.table_file import TableFile
 
 
-def choose_align(config: CompressionConfig, block: int | None) -> int:
+def choose_align(config: CompressionConfig, unit: Unit, block: int | None) -> int:
     """Return what ranks and kept channels are multiples of.
+
+    Under a budget of time, the block. Under another one whatever isn't slower than the original will do: a multiple of
+    4 stays in the blocked layout and takes what the next multiple of the block takes.
 
     Args:
         config: `align`.
+        unit: What the budget is counted in.
         block: What the machine's kernels want, `None` where time doesn't matter.
     """
     if config.align != "auto":
         return config.align
-    return 1 if block is None else block
+    if block is None:
+        return 1
+    return block if unit == "latency" else min(BLOCKED_MULTIPLE, block)
 
 
 class Pricing:
@@ -54,7 +61,7 @@ class Pricing:
     def price(self, network: Network) -> Prices:
         """Return what the forms of a network take."""
         table = self._file.table
-        align = choose_align(self._config, table.block)
+        align = choose_align(self._config, "latency", table.block)
         prices = price_network(
             network, table, self._settings, self._batch_size, self._config.prune, align, self._recorder
         )

@@ -36,7 +36,7 @@ class Prospect:
 
     def plan(self, budget: Budget, config: CompressionConfig) -> PlannedCut:
         """Choose ranks and channels that meet a budget at the least loss."""
-        align = choose_align(config, None if self.prices is None else self.prices.block)
+        align = choose_align(config, budget.unit, None if self.prices is None else self.prices.block)
         return plan_cut(self.network, self.assessment, config.prune, budget, self.prices, align)
 
     def list_gone(self, planned: PlannedCut) -> frozenset[int]:

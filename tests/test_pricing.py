@@ -28,7 +28,13 @@ def open_pricing(batch_size: int = 1, **options: Any) -> Pricing:
     [("auto", 16, 16), ("auto", 1, 1), ("auto", None, 1), (8, 16, 8), (8, None, 8), (1, 16, 1)],
 )
 def test_alignment(align: Any, block: int | None, chosen: int) -> None:
-    assert choose_align(CompressionConfig(align=align), block) == chosen
+    assert choose_align(CompressionConfig(align=align), "latency", block) == chosen
+
+
+def test_other_budgets_only_stay_in_the_blocked_layout() -> None:
+    config = CompressionConfig()
+    assert [choose_align(config, "macs", block) for block in (16, 8, 1, None)] == [4, 4, 1, 1]
+    assert choose_align(CompressionConfig(align=8), "params", 16) == 8
 
 
 def test_nothing_is_measured_twice(named_network: ReadNetwork, fake_clock: Any) -> None:

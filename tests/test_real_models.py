@@ -1,17 +1,18 @@
 """Accuracy on real trained models: what was reached once must not be lost unnoticed.
 
-Nothing is tuned here, so that these figures are those of bases, scores and allocation alone.
+Nothing is recovered here, so that these figures are those of bases, scores, allocation and the re-fit of the layers.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import onnx_basisprune.pipeline as pipeline
+import onnx_basisprune.timing as timing
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.data.dataset import open_dataset
 from onnx_basisprune.pipeline import compress
@@ -26,14 +27,17 @@ pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="the shared models a
 
 @pytest.fixture(autouse=True)
 def _short_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(**options: Any) -> BenchmarkSettings:
-        return BenchmarkSettings(**{**options, "min_rounds": 5, "min_seconds": 0.0, "max_seconds": 0.1, "warmup": 1})
+    real = timing.benchmark_pair
 
-    monkeypatch.setattr(pipeline, "BenchmarkSettings", make)
+    def hurry(*models: Any, settings: BenchmarkSettings, **options: Any) -> Any:
+        quick = replace(settings, min_rounds=5, min_seconds=0.0, max_seconds=0.1, warmup=1)
+        return real(*models, settings=quick, **options)
+
+    monkeypatch.setattr(timing, "benchmark_pair", hurry)
 
 
 def run(model: str, output: Path, **options: Any) -> CompressionReport:
-    defaults = {"recover": "none", "output": output / "out.onnx"}
+    defaults = {"recover": "none", "allow_slower": True, "output": output / "out.onnx"}
     return compress(CompressionConfig(model=MODELS / f"{model}.onnx", **{**defaults, **options}))
 
 
@@ -58,9 +62,10 @@ def cifar_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("target", "prune", "basis", "least", "most"),
     [
         (0.8, "basis", "fisher", 0.86, 1.0),
-        (0.5, "basis", "fisher", 0.68, 1.0),
-        (0.5, "basis", "svd", 0.3, 0.65),
-        (0.5, "double", "fisher", 0.68, 1.0),
+        (0.5, "basis", "fisher", 0.77, 1.0),
+        (0.5, "basis", "svd", 0.6, 0.80),
+        (0.5, "double", "fisher", 0.78, 1.0),
+        (0.35, "double", "fisher", 0.66, 1.0),
     ],
 )
 def test_resnet20(

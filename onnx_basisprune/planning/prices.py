@@ -1,8 +1,8 @@
 """What forms of a Conv cost by their channel counts: counted by formula, or measured and interpolated.
 
-onnxruntime's time is a staircase in the channel counts: a count that isn't a multiple of the SIMD block is filled up to
-it, one that isn't a multiple of 4 may leave the blocked layout altogether (METHOD section 5). Measured prices are
-therefore interpolated only between counts of the same *alignment class*.
+onnxruntime's time is a staircase in the channel counts: a multiple of 4 is filled up to a multiple of the SIMD block,
+another count may leave the blocked layout altogether (METHOD section 5). These are two *alignment classes*; measured
+prices are interpolated only within one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 Vector = NDArray[np.float64]
 
 # Of the largest count: where prices are measured. Time is nearly linear in between.
-_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-_QUAD = 4
+_SHARES = (0.0, 0.33, 0.67, 1.0)
+# What channel counts must be a multiple of for onnxruntime's blocked layout.
+BLOCKED_MULTIPLE = 4
 
 
 @dataclass(frozen=True)
@@ -78,24 +79,24 @@ def _join(numbers: Iterable[int]) -> str:
     return "x".join(str(number) for number in numbers)
 
 
-def classify_count(count: ArrayLike, block: int) -> NDArray[np.int64]:
-    """Return the alignment class of channel counts: the largest of block, 4 and 1 that divides them."""
+def fill_count(count: ArrayLike, block: int) -> NDArray[np.int64]:
+    """Return what kernels make of channel counts: multiples of 4 are filled up to the block, others stay."""
     counts = np.asarray(count, dtype=np.int64)
-    quads = np.where(counts % min(_QUAD, block) == 0, min(_QUAD, block), 1)
-    return np.where(counts % block == 0, block, quads)
+    return np.where(counts % min(BLOCKED_MULTIPLE, block) == 0, -(-counts // block) * block, counts)
 
 
-def choose_counts(admissible: Iterable[int], block: int) -> tuple[int, ...]:
+def choose_counts(admissible: Iterable[int], size: int, block: int) -> tuple[int, ...]:
     """Return the channel counts to measure: of each alignment class a few that span its admissible counts.
 
     Args:
-        admissible: The counts that a plan may choose.
+        admissible: The counts that a plan may choose beside the original one.
+        size: The original one; below the block it is measured as it is, since small inputs have kernels of their own.
         block: The SIMD block of the machine.
     """
-    counts = np.array(sorted(set(admissible)), dtype=np.int64)
-    classes = classify_count(counts, block)
+    whole = np.array([size], dtype=np.int64) if size < block else fill_count([size], block)
+    counts = np.unique(np.concatenate([fill_count(list(admissible), block), whole]))
     chosen: set[int] = set()
-    for members in (counts[classes == kind] for kind in np.unique(classes)):
+    for members in _split_classes(counts, block).values():
         wanted = members[0] + np.array(_SHARES) * (members[-1] - members[0])
         chosen.update(int(members[np.argmin(np.abs(members - value))]) for value in wanted)
     return tuple(sorted(chosen))
@@ -111,8 +112,8 @@ class MeasuredGrid:
 
     def __init__(self, times: Mapping[tuple[int, int], float], block: int) -> None:
         self._block = block
-        self._ins = _split_classes({pair[0] for pair in times}, block)
-        self._outs = _split_classes({pair[1] for pair in times}, block)
+        self._ins = _split_classes(np.unique([pair[0] for pair in times]), block)
+        self._outs = _split_classes(np.unique([pair[1] for pair in times]), block)
         self._times = {
             (a, b): np.array([[times[i, o] for o in outs.tolist()] for i in ins.tolist()])
             for a, ins in self._ins.items()
@@ -135,22 +136,22 @@ class MeasuredGrid:
         return found
 
     def _place(
-        self, counts: NDArray[np.int64], measured: Mapping[int, NDArray[np.int64]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the counts to look up and their classes, both among the measured ones."""
-        classes = classify_count(counts, self._block)
-        known = np.zeros(counts.shape, dtype=bool)
-        for kind, points in measured.items():
-            known |= (classes == kind) & (points[0] <= counts) & (counts <= points[-1])
-        filled = np.where(known, counts, -(-counts // self._block) * self._block)
-        return filled, np.where(known, classes, self._block if self._block in measured else max(measured))
+        self, counts: NDArray[np.int64], measured: Mapping[bool, NDArray[np.int64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the counts to look up and whether they are multiples of the block, both among the measured ones."""
+        exact = np.isin(counts, np.concatenate(list(measured.values())))
+        filled = np.where(exact, counts, fill_count(counts, self._block))
+        odd = measured.get(False, np.zeros(1, dtype=np.int64))
+        known = (filled % self._block == 0) | ((odd[0] <= filled) & (filled <= odd[-1]))
+        filled = np.where(known, filled, -(-filled // self._block) * self._block)
+        is_aligned = filled % self._block == 0
+        return filled, is_aligned if len(measured) > 1 else np.full(counts.shape, next(iter(measured)))
 
 
-def _split_classes(counts: set[int], block: int) -> dict[int, NDArray[np.int64]]:
-    """Return the counts of each alignment class, ascending."""
-    ordered = np.array(sorted(counts), dtype=np.int64)
-    classes = classify_count(ordered, block)
-    return {int(kind): ordered[classes == kind] for kind in np.unique(classes)}
+def _split_classes(counts: NDArray[np.int64], block: int) -> dict[bool, NDArray[np.int64]]:
+    """Return the multiples of the block and the others, each ascending."""
+    is_aligned = counts % block == 0
+    return {kind: counts[is_aligned == kind] for kind in (False, True) if (is_aligned == kind).any()}
 
 
 def _interpolate(

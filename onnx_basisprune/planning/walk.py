@@ -2,9 +2,10 @@
 
 Every Conv that can be decomposed offers forms, undecomposed or a pair of rank r, and every dependency group offers its
 channels, least score first. Each offer has a slope, loss added per cost saved. The walk takes the least slope until the
-budget is met. For a layer the best slope over all its cheaper forms leads along the lower convex hull of (cost, loss).
-Costs depend on each other, since a Conv gets cheaper when its neighbours lose channels: an offer's slope is worked out
-anew when its turn comes, and it goes back into the queue where another has become better.
+budget is met; where that would end it, of the moves that do the one that loses least. For a layer the best slope over
+all its cheaper forms leads along the lower convex hull of (cost, loss). Costs depend on each other, since a Conv gets
+cheaper when its neighbours lose channels: an offer's slope is worked out anew when its turn comes, and it goes back
+into the queue where another has become better.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ class Walk:
             if self._queue and slope > self._queue[0][0]:
                 self._push(slope, kind, name)
                 continue
+            if self._find_last_loss(kind, name, budget) is not None:
+                kind, name = self._choose_last(budget)
             if kind == "layer":
                 self._take_rank(name, budget)
             else:
@@ -103,6 +106,32 @@ class Walk:
             self._offer(kind, name)
             self._refill()
         return self._finish(budget)
+
+    def _choose_last(self, budget: float) -> tuple[str, str]:
+        """Return whose next move meets the budget at the least loss: what it saves beyond that is worth nothing."""
+        losses = {key: self._find_last_loss(*key, budget) for key in self._order}
+        return min((loss, self._order[key], key) for key, loss in losses.items() if loss is not None)[2]
+
+    def _find_last_loss(self, kind: str, name: str, budget: float) -> float | None:
+        """Return the loss that a move adds which meets the budget, `None` where none does."""
+        if kind == "group":
+            offer = self._next_channels(name)
+            return offer.loss if offer is not None and self.cost - self._channel_saving(offer) <= budget else None
+        found = self._find_rank(name)
+        rank = None if found is None else self._find_last_rank(name, found[0], budget)
+        if rank is None:
+            return None
+        layer, current = self._layers[name], self._rank[name]
+        return float(layer.lost[rank] - (0.0 if current == UNDECOMPOSED else layer.lost[current]))
+
+    def _find_last_rank(self, name: str, least: int, budget: float) -> int | None:
+        """Return the largest rank, `least` or over, of a cheaper form that meets the budget."""
+        layer, current = self._layers[name], self._rank[name]
+        now, costs = layer.cost(self._sizes, current), layer.costs(self._sizes)
+        limit = len(costs) if current == UNDECOMPOSED else current - 1
+        enough = (costs < now) & (self.cost - now + costs <= budget)
+        ranks = np.flatnonzero(enough[:limit]) + 1
+        return int(ranks[-1]) if len(ranks) and ranks[-1] >= least else None
 
     def _offer_all(self) -> None:
         for kind, name in self._order:
@@ -149,13 +178,10 @@ class Walk:
         found = self._find_rank(name)
         if found is None:
             return
-        layer, current, best = self._layers[name], self._rank[name], found[0]
-        now, costs = layer.cost(self._sizes, current), layer.costs(self._sizes)
-        limit = len(costs) if current == UNDECOMPOSED else current - 1
-        enough = [r for r in range(best, limit + 1) if costs[r - 1] < now and self.cost - now + costs[r - 1] <= budget]
-        rank = max(enough, default=best)
+        layer, best = self._layers[name], found[0]
+        rank = self._find_last_rank(name, best, budget) or best
+        self.cost += layer.cost(self._sizes, rank) - layer.cost(self._sizes, self._rank[name])
         self._rank[name] = rank
-        self.cost += float(costs[rank - 1]) - now
 
     def _next_channels(self, name: str) -> ChannelOffer | None:
         """Return the fewest of a group's next channels that save something and leave something of every axis.

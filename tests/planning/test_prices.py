@@ -15,7 +15,7 @@ from onnx_basisprune.planning.prices import (
     MeasuredGrid,
     MeasuredPrice,
     choose_counts,
-    classify_count,
+    fill_count,
 )
 
 BLOCKS = st.sampled_from([1, 2, 4, 8, 16])
@@ -28,38 +28,42 @@ def measure(function: Function, ins: tuple[int, ...], outs: tuple[int, ...], blo
 
 
 @pytest.mark.parametrize(
-    ("block", "classes"),
+    ("block", "filled"),
     [
-        (16, {1: 1, 2: 1, 3: 1, 4: 4, 8: 4, 15: 1, 16: 16, 17: 1, 20: 4, 32: 16, 48: 16}),
-        (8, {1: 1, 4: 4, 6: 1, 8: 8, 12: 4, 16: 8}),
-        (2, {1: 1, 2: 2, 4: 2, 7: 1}),
-        (1, {1: 1, 4: 1, 16: 1}),
+        (16, {1: 1, 2: 2, 3: 3, 4: 16, 8: 16, 15: 15, 16: 16, 17: 17, 20: 32, 32: 32, 33: 33}),
+        (8, {1: 1, 4: 8, 6: 6, 8: 8, 12: 16}),
+        (2, {1: 1, 2: 2, 4: 4, 7: 7}),
+        (1, {1: 1, 4: 4, 17: 17}),
     ],
 )
-def test_the_class_is_the_largest_of_block_and_4_and_1_that_divides(block: int, classes: dict[int, int]) -> None:
-    assert dict(zip(classes, classify_count(list(classes), block).tolist(), strict=True)) == classes
+def test_multiples_of_4_are_filled_up_to_the_block(block: int, filled: dict[int, int]) -> None:
+    assert dict(zip(filled, fill_count(list(filled), block).tolist(), strict=True)) == filled
 
 
-@given(admissible=COUNTS, block=BLOCKS)
-def test_chosen_counts_are_admissible_and_few_and_span_each_class(admissible: set[int], block: int) -> None:
-    chosen = choose_counts(admissible, block)
-    assert set(chosen) <= admissible
+@given(admissible=COUNTS, size=st.integers(1, 400), block=BLOCKS)
+def test_chosen_counts_are_few_and_span_each_class(admissible: set[int], size: int, block: int) -> None:
+    chosen = choose_counts(admissible, size, block)
+    own = size if size < block else int(fill_count(size, block))
+    counts = {own, *fill_count(sorted(admissible), block).tolist()}
+    assert set(chosen) <= counts
     assert list(chosen) == sorted(set(chosen))
-    kinds = {count: int(classify_count(count, block)) for count in admissible}
-    for kind in set(kinds.values()):
-        members = [count for count in admissible if kinds[count] == kind]
-        picked = [count for count in chosen if kinds[count] == kind]
-        assert (picked[0], picked[-1]) == (min(members), max(members))
-        assert len(picked) <= 5
+    for is_aligned in (False, True):
+        members = [count for count in counts if (count % block == 0) == is_aligned]
+        picked = [count for count in chosen if (count % block == 0) == is_aligned]
+        assert len(picked) <= 4
         assert len(picked) >= min(2, len(members))
+        if members:
+            assert (picked[0], picked[-1]) == (min(members), max(members))
 
 
 def test_chosen_counts_of_a_layer() -> None:
-    assert choose_counts([], 16) == ()
-    assert choose_counts([10], 16) == (10,)
-    assert choose_counts([*range(16, 128, 16), 130], 16) == (16, 32, 64, 80, 112, 130)
+    assert choose_counts([], 10, 16) == (10,)
+    assert choose_counts(range(16, 128, 16), 130, 16) == (16, 48, 80, 112, 130)
+    assert choose_counts([], 24, 16) == (32,)
+    # A small input is measured as it is.
+    assert choose_counts([], 4, 16) == (4,)
     # The order in which they are given doesn't matter.
-    assert choose_counts([64, 16, 16, 32], 16) == (16, 32, 64)
+    assert choose_counts([64, 16, 16, 32], 64, 16) == (16, 32, 64)
 
 
 @settings(max_examples=200)
@@ -76,14 +80,15 @@ def test_exact_at_measured_counts_and_for_bilinear_times_between(
 
     def function(i: int, o: int) -> float:
         # A different one in each class, so that classes that are mixed show.
-        return a + b * i + c * o + d * i * o + 1e6 * int(classify_count(i, block)) + 1e4 * int(classify_count(o, block))
+        return a + b * i + c * o + d * i * o + 1e6 * (i % block == 0) + 1e4 * (o % block == 0)
 
-    ins, outs = (choose_counts(counts, block) for counts in admissible)
+    filled = [sorted(set(fill_count(sorted(counts), block).tolist())) for counts in admissible]
+    ins, outs = (choose_counts(counts[:-1], counts[-1], block) for counts in filled)
     grid = measure(function, ins, outs, block)
     found = grid.at(np.repeat(ins, len(outs)), np.tile(outs, len(ins)))
     # float64: values up to 2e7, sums of four products.
     np.testing.assert_allclose(found, [function(i, o) for i in ins for o in outs], rtol=1e-12, atol=1e-6)
-    i, o = (data.draw(st.sampled_from(sorted(counts))) for counts in admissible)
+    i, o = (data.draw(st.sampled_from(counts)) for counts in filled)
     assert float(grid.at(i, o)) == pytest.approx(function(i, o), rel=1e-12, abs=1e-5)
 
 
@@ -101,10 +106,10 @@ def test_a_count_of_no_measured_class_is_filled_up_to_the_block() -> None:
     assert grid.at(16, [1, 16, 17, 63]).tolist() == [16016, 16016, 32016, 64016]
 
 
-def test_a_count_beyond_the_ends_of_its_class_is_filled_up_to_the_block() -> None:
-    """The Conv's own 100 channels are measured; 88, which are of the same class, are more like 96 than like 100."""
-    grid = MeasuredGrid({(8, count): float(count) for count in (16, 32, 64, 96, 100)}, 16)
-    assert grid.at(8, [100, 96, 88, 84, 52, 4]).tolist() == [100, 96, 96, 96, 64, 16]
+def test_an_odd_count_beyond_the_measured_ones_is_filled_up_to_the_block() -> None:
+    """The Conv's own 99 channels are measured; 87, which is of the same class, is more like 96 than like 99."""
+    grid = MeasuredGrid({(8, count): float(count) for count in (16, 32, 64, 96, 99)}, 16)
+    assert grid.at(8, [99, 96, 87, 84, 52, 4]).tolist() == [99, 96, 96, 96, 64, 16]
 
 
 def test_beyond_all_that_was_measured_the_nearest_counts() -> None:
