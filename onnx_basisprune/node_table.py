@@ -31,8 +31,7 @@ class Profile:
     def list_parts(self) -> Iterator[tuple[Operation | None, str, NodePart]]:
         """Yield each timed node: the model's node behind it, its operator, and its share of the run."""
         total = sum(time.microseconds for time in self.times)
-        for time in self.times:
-            operation = self.names.find(time)
+        for time, operation in zip(self.times, self.names.trace(self.times), strict=True):
             name = time.name if operation is None else operation.name
             # Where all is below the profiler's microsecond, nothing is known about the shares.
             ms = self.median_ms * time.microseconds / total if total else 0.0

@@ -63,7 +63,7 @@ def read_names(model: onnx.ModelProto) -> NodeNames:
     ],
 )
 def test_finds_the_node_behind_a_name(name: str, op_type: str, found: str | None) -> None:
-    operation = read_names(build_model(NAMES)).find(NodeTime(name, op_type, 1.0))
+    operation = read_names(build_model(NAMES)).trace([NodeTime(name, op_type, 1.0)])[0]
     assert (None if operation is None else operation.name) == found
 
 
@@ -75,7 +75,7 @@ def test_nodes_without_a_name_are_counted_as_onnxruntime_does() -> None:
         ("MaxPool_3", "MaxPool", "MaxPool_4"),
         ("Conv_5", "Conv", "Conv_6"),
     ):
-        operation = names.find(NodeTime(name, op_type, 1.0))
+        operation = names.trace([NodeTime(name, op_type, 1.0)])[0]
         assert operation is not None
         assert operation.name == found
 
@@ -86,7 +86,7 @@ def test_what_onnxruntime_runs_is_traced_whole(given: list[str] | None) -> None:
     x = np.random.default_rng(0).standard_normal((1, 16, 8, 8), dtype=np.float32)
     times = profile_nodes(model.SerializeToString(), {"x": x}, threads=1, runs=3, warmup=1)
     names = read_names(model)
-    found = [names.find(time) for time in times]
+    found = names.trace(times)
     kinds = [operation.op_type for operation in found if operation is not None]
     # Each once and in order, whatever this machine's onnxruntime fuses; what it fuses is told as the Conv.
     assert kinds == [kind for kind in ("Conv", "MaxPool", "BatchNormalization", "Conv", "Add", "Relu") if kind in kinds]
@@ -101,8 +101,36 @@ def test_times_add_up_by_node() -> None:
         NodeTime("ReorderInput", "ReorderInput", 2.0),
         NodeTime("r1_nchwc", "Conv", 10.0),
         NodeTime("relu1", "Relu", 3.0),
-        NodeTime("fused conv1", "FusedConv", 5.0),
+        NodeTime("fused conv2", "FusedConv", 5.0),
         NodeTime("ReorderOutput", "ReorderOutput", 4.0),
     ]
-    assert assign_times(program, times) == {"": 6.0, "conv1": 15.0, "relu1": 3.0}
+    assert assign_times(program, times) == {"": 6.0, "conv1": 10.0, "relu1": 3.0, "conv2": 5.0}
     assert assign_times(program, []) == {"": 0.0}
+
+
+SUM = """
+<ir_version: 8, opset_import: ["" : 17]>
+sum (float[1, 16, 8, 8] x) => (float[1, 16, 8, 8] y)
+<float[16, 16, 1, 1] w, float[16] b>
+{
+    [first] one = Conv(x, w)
+    [second] two = Conv(x, w)
+    [add] total = Add(one, two)
+    [biased] shifted = Add(total, b)
+    [act] y = Erf(shifted)
+}
+"""
+
+
+@pytest.mark.parametrize(("own", "fused"), [("one", "second"), ("two", "first")])
+def test_of_two_summed_convs_the_fused_one_is_the_other(own: str, fused: str) -> None:
+    program = extract_program(onnx.parser.parse_model(SUM))
+    times = [NodeTime(f"{own}_nchwc", "Conv", 3.0), NodeTime("total_nchwc", "Conv", 7.0)]
+    by_itself = "first" if fused == "second" else "second"
+    assert assign_times(program, times) == {"": 0.0, by_itself: 3.0, fused: 7.0}
+
+
+def test_a_fusion_of_unknown_name_is_what_reads_the_node_before() -> None:
+    program = extract_program(onnx.parser.parse_model(SUM))
+    times = [NodeTime("add", "Add", 3.0), NodeTime("BiasGelu_token_1", "BiasGelu", 7.0)]
+    assert assign_times(program, times) == {"": 0.0, "add": 3.0, "biased": 7.0}
