@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_basisprune.runtime.profiling import BLOCKED_SUFFIX, average_middle, list_kernels, read_events
+from onnx_basisprune.runtime.profiling import BLOCKED_SUFFIX, average_fastest, list_kernels, read_events
 from onnx_basisprune.runtime.session import CPU, Session, find_provider
 
 # Models that take turns, so that a disturbance meets all of them; each open session takes memory.
@@ -107,7 +107,7 @@ class _Layer:
 
     def average_run(self) -> float:
         """Return the microseconds of a whole run."""
-        return 1e6 * average_middle(self._seconds[1:])
+        return 1e6 * average_fastest(self._seconds[1:])
 
     def end_profiling(self) -> list[dict[str, Any]]:
         """Return the profiler's events; nothing can be run any more."""
@@ -117,7 +117,7 @@ class _Layer:
 def _sum_kernels(events: Iterable[Mapping[str, Any]], ignored: str) -> float:
     """Return the microseconds of a layer's own kernels."""
     return sum(
-        average_middle(times[1:])
+        average_fastest(times[1:])
         for (name, op_type), times in list_kernels(events).items()
         if not op_type.startswith(_REORDER) and name.removesuffix(BLOCKED_SUFFIX) != ignored
     )
@@ -138,7 +138,7 @@ def measure_overhead(stack: bytes, settings: TimingSettings) -> float:
             profiled.run()
             plain.run()
         kernels = list_kernels(profiled.end_profiling())
-    profiled_sum = sum(average_middle(times[1:]) for times in kernels.values())
+    profiled_sum = sum(average_fastest(times[1:]) for times in kernels.values())
     # It can't make them faster, however noisy the machine is.
     return max(0.0, profiled_sum - plain.average_run()) / len(kernels)
 
