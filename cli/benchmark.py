@@ -9,8 +9,6 @@ import click
 
 from onnx_basisprune.cli.options import (
     FILE,
-    Count,
-    NumberList,
     SectionCommand,
     json_options,
     list_option,
@@ -19,6 +17,7 @@ from onnx_basisprune.cli.options import (
     read_verbosity,
     verbosity_options,
 )
+from onnx_basisprune.cli.parameter_types import Count, NumberList
 from onnx_basisprune.config import BenchmarkConfig
 
 _WHAT = "What is measured"

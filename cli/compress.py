@@ -10,10 +10,7 @@ import click
 from onnx_basisprune.cli.exit_codes import DONE, GATE_FAILED
 from onnx_basisprune.cli.options import (
     FILE,
-    Alignment,
-    Count,
     SectionCommand,
-    TimeSpan,
     apply_options,
     labels_option,
     option,
@@ -22,6 +19,7 @@ from onnx_basisprune.cli.options import (
     read_verbosity,
     verbosity_options,
 )
+from onnx_basisprune.cli.parameter_types import Alignment, Count, TimeSpan
 from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
 
 _DATA = "Images"

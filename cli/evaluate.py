@@ -9,7 +9,6 @@ import click
 
 from onnx_basisprune.cli.options import (
     FILE,
-    Count,
     SectionCommand,
     json_options,
     labels_option,
@@ -19,6 +18,7 @@ from onnx_basisprune.cli.options import (
     read_verbosity,
     verbosity_options,
 )
+from onnx_basisprune.cli.parameter_types import Count
 from onnx_basisprune.config import EvaluationConfig
 
 

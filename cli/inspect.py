@@ -8,12 +8,12 @@ import click
 
 from onnx_basisprune.cli.options import (
     FILE,
-    NumberList,
     SectionCommand,
     json_options,
     option,
     verbosity_options,
 )
+from onnx_basisprune.cli.parameter_types import NumberList
 
 
 @click.command(cls=SectionCommand)

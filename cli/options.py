@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from onnx_basisprune.cli.parameter_types import Count, NumberList
 from onnx_basisprune.config import DEFAULT_PROVIDER, PreprocessConfig
-
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[Any]
-else:
-    _ParamType = click.ParamType  # generic in newer releases of click only
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -55,84 +51,6 @@ class SectionCommand(click.Command):
         for title, records in {**sections, "Other": others}.items():
             with formatter.section(title):
                 formatter.write_dl(records)
-
-
-class Count(_ParamType):
-    """A whole number that isn't below `least`."""
-
-    name = "integer"
-
-    def __init__(self, least: int) -> None:
-        self._least = least
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number, or stop with a line that says what was expected."""
-        try:
-            number = int(value)
-        except ValueError:
-            number = self._least - 1
-        if number < self._least:
-            self.fail(f"{value!r} isn't a whole number of at least {self._least}.", param, ctx)
-        return number
-
-
-class Alignment(_ParamType):
-    """`auto`, or a whole number of at least 1."""
-
-    name = "alignment"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Return the number or `auto`, or stop with a line that says what was expected."""
-        if value == "auto":
-            return "auto"
-        try:
-            number = int(value)
-        except ValueError:
-            number = 0
-        if number < 1:
-            self.fail(f"{value!r} is neither `auto` nor a whole number of at least 1.", param, ctx)
-        return number
-
-
-class TimeSpan(_ParamType):
-    """A time such as `90s`, `20m`, `1.5h`, or a bare number of seconds; hands over seconds."""
-
-    name = "time"
-    _UNITS: ClassVar = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds, or stop with a line that shows the form expected."""
-        text = str(value)
-        number, unit = (text[:-1], text[-1:]) if text[-1:] in self._UNITS else (text, "s")
-        try:
-            seconds = float(number) * self._UNITS[unit]
-        except ValueError:
-            seconds = 0.0
-        if not 0 < seconds < float("inf"):
-            self.fail(f"{text!r} isn't a time; expected such as 90s, 20m or 1.5h.", param, ctx)
-        return seconds
-
-
-class NumberList(_ParamType):
-    """Comma-separated numbers, such as `0.485,0.456,0.406`; hands over a tuple."""
-
-    name = "numbers"
-
-    def __init__(self, kind: type[int | float], least: float | None = None) -> None:
-        self._kind, self._least = kind, least
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the numbers, or stop with a line that shows the form expected."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(self._kind(part) for part in str(value).split(","))
-        except ValueError:
-            kind = "whole numbers" if self._kind is int else "numbers"
-            self.fail(f"{value!r} isn't a comma-separated list of {kind}.", param, ctx)
-        if self._least is not None and min(numbers) < self._least:
-            self.fail(f"{value!r} has a number below {self._least:g}.", param, ctx)
-        return numbers
 
 
 def option(*names: str, section: str = "Other", **attributes: Any) -> Callable[[Function], Function]:

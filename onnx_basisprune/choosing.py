@@ -15,7 +15,7 @@ from onnx_basisprune.run import Run
 from onnx_basisprune.timing import time_pair
 
 # How long a plan's model is timed, at most.
-_LOOK_SECONDS = 4.0
+_LOOK_SECONDS = 6.0
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def _group_couplings(couplings: tuple[Coupling, ...]) -> dict[tuple[str, int], l
 
 def find_main_weight(operation: Operation, network: Network) -> str:
     """Return the initializer that a node's multiply-adds are spent on, `""` for none."""
-    if operation.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if operation.op_type in ("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"):
         return next((name for name in operation.inputs[1::-1] if name in network.program.initializers), "")
     return ""
 

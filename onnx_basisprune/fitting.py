@@ -17,7 +17,7 @@ from onnx_basisprune.progress import Recorder
 from onnx_basisprune.rounds import Prospect
 
 # A plan stands where it takes this share of the time that it may take, from and to; a clock can't tell more.
-_LEAST_SHARE, _LARGEST_SHARE = 0.93, 1.02
+_LEAST_SHARE, _LARGEST_SHARE = 0.93, 1.0
 _MOST_LOOKS = 5
 
 
