@@ -41,7 +41,6 @@ from torchvision_networks import (
     choose_size,
     count_parameters,
     export_network,
-    import_models,  # noqa: F401 - for coverage_timm.py
     list_architectures,
 )
 

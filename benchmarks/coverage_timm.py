@@ -24,12 +24,12 @@ from coverage import (
     check_equivalence,
     export_network,
     find_reach,
-    import_models,
     judge,
     print_line,
     print_summary,
     shorten_reason,
 )
+from torchvision_networks import import_models
 
 from onnx_basisprune.graph.dependency import map_channels
 from onnx_basisprune.graph.model_io import load_model

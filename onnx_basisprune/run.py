@@ -90,10 +90,20 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
     baseline = measure_baseline(subject, validation, config, recorder)
     images.dataset.check_labels(baseline.class_count)
     sample = validation.load(np.arange(min(7, len(validation))))
-    network = read_network(normalize_model(subject.model), (1, *sample.shape[1:]), config.exclude)
-    original = measure_original(network, subject, baseline)
-    # The normalised copy has all that is needed of them, and they may take half of the memory.
+    shape = (1, *sample.shape[1:])
+    # Of the file, before anything is folded.
+    parameters = measure_cost(subject.model, {subject.input.name: shape}).parameters
+    normalized = normalize_model(subject.model)
+    # The normalised copy has all that is needed of the weights, and they may take half of the memory.
     subject = replace(subject, model=drop_weights(subject.model))
+    network = read_network(normalized, shape, config.exclude)
+    original = ModelMeasurement(
+        network.cost.macs,
+        parameters,
+        count_bytes(subject.files),
+        network.cost.uncounted_ops,
+        accuracy=summarize_accuracy(baseline),
+    )
     fixed_batch = find_fixed_batch(network, subject, sample)
     calibration = Calibration(
         subject.head,
@@ -106,17 +116,6 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
     if trial is None:
         return run
     return replace(run, trial=Trial(trial, predict_all(subject, trial, config.batch_size, "baseline", recorder)))
-
-
-def measure_original(network: Network, subject: Subject, baseline: Predictions) -> ModelMeasurement:
-    """Return the original's size and accuracy; parameters are those of the file, before anything was folded."""
-    return ModelMeasurement(
-        network.cost.macs,
-        measure_cost(subject.model, network.input_shapes).parameters,
-        count_bytes(subject.files),
-        network.cost.uncounted_ops,
-        accuracy=summarize_accuracy(baseline),
-    )
 
 
 def measure_baseline(

@@ -185,7 +185,8 @@ def slice_tensor(
     window = [slice(None)] * x.dim()
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if step > 0:
-            window[axis] = slice(start, end, step)
+            # Clamped here: of bounds near the largest number torch warns on stderr.
+            window[axis] = slice(*slice(start, end, step).indices(x.shape[axis]))
         else:  # torch has no negative steps
             positions = range(*slice(start, end, step).indices(x.shape[axis]))
             x = x.index_select(axis, torch.tensor(positions, dtype=torch.int64, device=x.device))

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,15 @@ def describe_environment(threads: int | None, provider: str = CPU) -> dict[str, 
 
 
 def _find_version(package: str) -> str | None:
-    """Return the installed version of a distribution, `None` where there is none."""
+    """Return the installed version of a package, `None` where there is none.
+
+    Several distributions offer the same package: onnxruntime comes as onnxruntime-gpu, too.
+    """
     try:
         return version(package)
     except PackageNotFoundError:
-        return None
+        others = packages_distributions().get(package, ())
+        return version(others[0]) if others else None
 
 
 def _count_usable_cores() -> int | None:
