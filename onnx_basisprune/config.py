@@ -152,6 +152,8 @@ class CompressionConfig(PreprocessConfig):
             raise ConfigError(f"--max-drop is {self.max_drop:g}; expected percentage points, over 0 and below 100.")
         if self.time_limit is not None and self.time_limit <= 0:
             raise ConfigError(f"--time-limit is {self.time_limit:g} s; expected more than 0.")
+        if self.dry_run:
+            raise ConfigError("--dry-run makes no model, and --max-drop looks at models: leave one of them out.")
         if self.rounds > 1:
             raise ConfigError("--rounds goes down to a target, which --max-drop doesn't have: leave one of them out.")
         if self.allow_slower and self.minimize == "latency":
