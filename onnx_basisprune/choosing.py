@@ -46,11 +46,11 @@ class Outlook:
         return self.prospect.plan(Budget(self.unit, target * self.whole / self.scale), self.run.config)
 
     def describe_timing(self, planned: PlannedCut) -> TimingReport | None:
-        """Return what a plan was made with, and what it takes by the table; `None` where time doesn't matter."""
+        """Return what a plan was made with, and what it should take; `None` where time doesn't matter."""
         prices = self.prospect.prices
         if self.pricing is None or prices is None:
             return None
-        predicted = planned.left / self.whole if self.unit == "latency" else None
+        predicted = planned.left / self.whole * self.scale if self.unit == "latency" else None
         align = choose_align(self.run.config, self.unit, prices.block)
         return TimingReport(self.pricing.digest, prices.block, align, predicted)
 
@@ -89,4 +89,4 @@ def choose_plan(outlook: Outlook, target: float) -> tuple[PlannedCut, TimingRepo
         outlook.prospect, outlook.whole, target, outlook.time_model, outlook.pricing, run.config, run.recorder
     )
     timing = outlook.describe_timing(best.planned)
-    return best.planned, timing and replace(timing, measured=best.measured, plans=plans)
+    return best.planned, timing and replace(timing, predicted=best.predicted, measured=best.measured, plans=plans)

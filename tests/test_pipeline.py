@@ -232,7 +232,8 @@ def test_the_same_run_writes_the_same_bytes(model: Path, tmp_path: Path, recover
 
 
 def test_scale_tunes_factors_biases_and_classifier_only(model: Path, tmp_path: Path) -> None:
-    config = configure(model, limit=None, target_macs=0.25, recover_steps=60, prune="basis")
+    # So deep a cut that the re-fit leaves something to recover.
+    config = configure(model, limit=None, target_macs=0.12, recover_steps=60, prune="basis")
     plain = compress(replace(config, output=tmp_path / "plain.onnx"))
     tuned = compress(replace(config, output=tmp_path / "tuned.onnx", recover="scale"))
     assert plain.recovery is None
@@ -241,8 +242,8 @@ def test_scale_tunes_factors_biases_and_classifier_only(model: Path, tmp_path: P
     assert tuned.recovery.held_out_loss_after < tuned.recovery.held_out_loss_before
     assert plain.compressed.accuracy is not None
     assert tuned.compressed.accuracy is not None
-    # The re-fit leaves little to gain on 600 images: two of them may go either way.
-    assert (tuned.compressed.accuracy.top1 or 0) > (plain.compressed.accuracy.top1 or 0) - 0.005
+    # Of 600 images a few may go either way.
+    assert (tuned.compressed.accuracy.top1 or 0) > (plain.compressed.accuracy.top1 or 0) - 0.01
     first, second = (
         {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / name).graph.initializer}
         for name in ("plain.onnx", "tuned.onnx")

@@ -12,7 +12,7 @@ from onnx_basisprune import rounds
 from onnx_basisprune.assessment import Assessment, Calibration, Prune
 from onnx_basisprune.budget import Budget, PlannedCut
 from onnx_basisprune.config import CompressionConfig
-from onnx_basisprune.costing import Prices, sum_latency
+from onnx_basisprune.costing import Prices, Unit, sum_latency
 from onnx_basisprune.network import Network
 from onnx_basisprune.pricing import Pricing
 from onnx_basisprune.progress import Recorder, Silence
@@ -119,16 +119,18 @@ def test_each_rounds_network_is_priced(
     assert (len(fake_clock.layers), fake_clock.models) == (measured, 2)
 
 
-@pytest.mark.parametrize(("align", "used"), [("auto", 8), (2, 2)])
+@pytest.mark.parametrize(
+    ("align", "unit", "used"), [("auto", "latency", 8), ("auto", "macs", 4), ("auto", "params", 4), (2, "macs", 2)]
+)
 def test_plans_are_aligned_to_what_the_machine_wants(
-    branching: Callable[..., Network], monkeypatch: pytest.MonkeyPatch, align: Any, used: int
+    branching: Callable[..., Network], monkeypatch: pytest.MonkeyPatch, align: Any, unit: Unit, used: int
 ) -> None:
     network = branching()
     asked: list[Any] = []
     monkeypatch.setattr(rounds, "plan_cut", lambda *arguments: asked.append(arguments))
     config = CompressionConfig(align=align, prune="channels")
     prospect = Prospect(network, Assessment({}, {}, {}, {}, ()), Prices({}, {}, 0.0, 8), {}, frozenset())
-    budget = Budget("macs", 1.0)
+    budget = Budget(unit, 1.0)
     prospect.plan(budget, config)
     replace(prospect, prices=None).plan(budget, config)
     assert asked[0][2:] == ("channels", budget, prospect.prices, used)

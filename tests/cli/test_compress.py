@@ -47,6 +47,9 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "target_macs": (["--target-macs", "0.7"], 0.7),
     "target_params": (["--target-params", "0.6"], 0.6),
     "target_latency": (["--target-latency", "0.8"], 0.8),
+    "max_drop": (["--max-drop", "0.7"], 0.7),
+    "minimize": (["--minimize", "macs"], "macs"),
+    "time_limit": (["--time-limit", "1.5m"], 90.0),
     "align": (["--align", "8"], 8),
     "allow_slower": (["--allow-slower"], True),
     "latency_table": (["--latency-table", "t.json"], Path("t.json")),
@@ -441,3 +444,17 @@ def test_what_is_no_table_is_refused_and_stays(fake_clock: Any, tmp_path: Path) 
     assert (result.exit_code, result.stdout) == (2, "")
     assert "mine.json' is not a latency table" in result.stderr
     assert path.read_text() == "{}"
+
+
+def test_the_smallest_model_within_a_bound_is_searched(fake_clock: Any, tmp_path: Path) -> None:
+    options = ["--max-drop", "2", "--minimize", "params", "--recover-steps", "20"]
+    result, report = run_quickly(tmp_path, "small", *options)
+    assert result.exit_code == 0, result.output
+    assert "Search: " in result.output
+    assert [gate["name"] for gate in report["gates"]] == ["max_drop", "not_slower"]
+    assert report["drop_pp"]["estimate"] <= 2
+    assert report["search"]["claims"] >= 1
+    accepted = [look["kept"] for look in report["search"]["looks"] if look["accepted"]]
+    assert report["compressed"]["parameters"] / report["original"]["parameters"] == pytest.approx(
+        min(accepted), abs=0.01
+    )
