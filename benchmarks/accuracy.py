@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=2000)
     parser.add_argument("--recover-at", type=float, default=0.5, help="the target that is recovered")
     parser.add_argument("--steps", type=int, default=300, help="steps of the recovery; 0 for none")
+    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="only these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="also draw the table as an SVG (needs matplotlib)")
     arguments = parser.parse_args()
@@ -139,7 +140,7 @@ def main() -> None:
     print(f"{'':{_WIDTH}}" + "".join(f"{target:>14}" for target in arguments.targets))
     curves: dict[str, list[tuple[float, float]]] = {}
     recovered = []
-    for row in ROWS:
+    for row in (row for row in ROWS if arguments.rows is None or row.name in arguments.rows):
         start = time.perf_counter()
         assessment = assess_network(
             bench.network, bench.calibration, row.kind, row.prune, Silence(), compensate=row.compensate
