@@ -51,6 +51,10 @@ class Silence:
         """Ignore a warning; a report holds it too."""
 
 
+class TimeUpError(Exception):
+    """A deadline has passed in the middle of a stage."""
+
+
 class Recorder:
     """A `Progress` that passes all on to another and keeps the warnings and the seconds of each stage.
 
@@ -58,12 +62,14 @@ class Recorder:
         warnings: All warnings so far.
         timings: Seconds by stage name, in the order in which the stages began.
         started: When the run began, of `time.perf_counter`.
+        deadline: When no stage may go on any more, of the same clock; `None` for never.
     """
 
     def __init__(self, listener: Progress) -> None:
         self.warnings: list[str] = []
         self.timings: dict[str, float] = {}
         self.started = perf_counter()
+        self.deadline: float | None = None
         self._listener = listener
         self._stage: tuple[str, float] | None = None
 
@@ -81,7 +87,13 @@ class Recorder:
             self._stage = None
 
     def advance(self, amount: float) -> None:
-        """Pass an advance on."""
+        """Pass an advance on.
+
+        Raises:
+            TimeUpError: The deadline has passed.
+        """
+        if self.deadline is not None and perf_counter() > self.deadline:
+            raise TimeUpError
         self._listener.advance(amount)
 
     def note(self, message: str) -> None:

@@ -16,6 +16,7 @@ from time import perf_counter
 
 from onnx_basisprune.candidates import Candidate, build_candidate, predict_candidate
 from onnx_basisprune.choosing import Outlook
+from onnx_basisprune.progress import TimeUpError
 from onnx_basisprune.results import SearchLook, SearchReport
 from onnx_basisprune.run import Trial
 from onnx_basisprune.runtime.evaluation import compare, estimate_standard_error
@@ -44,7 +45,13 @@ def search_candidate(outlook: Outlook, trial: Trial, bound: float) -> tuple[Cand
         recorder.warn(warning)
     deadline = None if config.time_limit is None else recorder.started + config.time_limit
     search = Search(outlook, trial, bound, deadline)
-    search.run()
+    recorder.deadline = deadline
+    try:
+        search.run()
+    except TimeUpError:
+        search.stopped = True
+    finally:
+        recorder.deadline = None
     candidate, claims = search.claim()
     if search.stopped:
         recorder.warn(f"the search stopped at the time limit of {config.time_limit:g} s, with the best model so far.")
@@ -59,7 +66,8 @@ class Search:
         outlook: Makes the plans.
         trial: Images to choose on.
         bound: Largest drop, in percentage points.
-        deadline: When no new candidate is begun any more, of `perf_counter`; `None` for never.
+        deadline: When the search ends, of `perf_counter`; `None` for never. Nothing is begun that would take longer
+            than what came before it.
         looks: What was tried.
         accepted: Target → candidate with recovery that was accepted.
         stopped: Whether the deadline ended the search.

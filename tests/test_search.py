@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import onnx_basisprune.progress as progress
 import onnx_basisprune.search as search
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.errors import ConfigError
@@ -38,6 +39,7 @@ class World:
         claimed: Drop | None = None,
         least: float = 0.0,
         seconds: float = 1.0,
+        slower: float = 1.0,
         **options: Any,
     ) -> None:
         self.built: list[tuple[float, bool]] = []
@@ -51,7 +53,8 @@ class World:
             return SimpleNamespace(left=max(target, least) * 100.0, reached=target >= least)
 
         def build(_run: Any, _prospect: Any, planned: SimpleNamespace, *, tune: bool) -> SimpleNamespace:
-            self.clock += seconds
+            self.clock += seconds * (slower if tune else 1.0)
+            recorder.advance(1.0)
             self.built.append((planned.left / 100, tune))
             return SimpleNamespace(planned=planned, tune=tune)
 
@@ -61,7 +64,8 @@ class World:
 
         monkeypatch.setattr(search, "build_candidate", build)
         monkeypatch.setattr(search, "predict_candidate", say)
-        monkeypatch.setattr(search, "perf_counter", lambda: self.clock)
+        for module in (search, progress):
+            monkeypatch.setattr(module, "perf_counter", lambda: self.clock)
         self.outlook: Any = SimpleNamespace(run=run, whole=100.0, unit="params", prospect=None, plan=plan)
 
     def run(self) -> tuple[Any, Any]:
@@ -133,6 +137,16 @@ def test_the_time_limit_ends_with_the_best_so_far(monkeypatch: pytest.MonkeyPatc
     assert world.clock <= 75.0
     assert 0.2 <= candidate.planned.left / 100 < 1.0
     assert any("time limit" in warning for warning in world.outlook.run.recorder.warnings)
+
+
+def test_a_recovery_that_takes_longer_than_there_is_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, lose_below(0.4, 0.2), slower=1000.0, time_limit=75.0)
+    candidate, report = world.run()
+    assert report.stopped
+    assert not candidate.tune
+    assert 0.4 <= candidate.planned.left / 100 <= 0.4 * 1.3
+    # What comes after the search isn't held to its deadline.
+    world.outlook.run.recorder.advance(1.0)
 
 
 def test_a_limit_too_short_for_anything_leaves_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
