@@ -24,6 +24,7 @@ from onnx import ModelProto
 from onnx_basisprune.assessment import Assessment, BasisKind, Calibration, Prune, assess_network
 from onnx_basisprune.budget import Budget, list_removed, plan_cut
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
+from onnx_basisprune.calibration.student import RecoveryMode
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.graph.head import find_classifier
@@ -36,6 +37,7 @@ from onnx_basisprune.opening import open_data, open_subject
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.progress import Silence
 from onnx_basisprune.refitting import refit_network
+from onnx_basisprune.results import RecoveryReport
 from onnx_basisprune.runtime.evaluation import evaluate, summarize_accuracy
 from onnx_basisprune.runtime.session import Session
 
@@ -104,8 +106,10 @@ class Bench:
             self.network, model, pairs, removed, self.calibration, self.images.load, self.config, Silence()
         )
 
-    def recover(self, model: ModelProto, pairs: Mapping[str, PairNames], steps: int) -> bytes:
-        """Tune scaling factors, biases and the classifier."""
+    def recover(
+        self, model: ModelProto, pairs: Mapping[str, PairNames], steps: int, mode: RecoveryMode = "scale"
+    ) -> tuple[ModelProto, RecoveryReport]:
+        """Tune a cut model on the calibration images."""
         student = extract_program(model)
         distillation = Distillation(
             self.network.program,
@@ -115,10 +119,10 @@ class Bench:
             {name: names.scaling for name, names in pairs.items()},
             self.images.load,
             len(self.images),
-            RecoverySettings(steps, 128, 128, "shift+flip", "nchw", self.seed),
+            RecoverySettings(steps, 128, 128, "shift+flip", "nchw", self.seed, mode=mode),
         )
-        arrays, _ = distillation.recover()
-        return serialize_model(replace_initializers(model, arrays))
+        arrays, report = distillation.recover()
+        return replace_initializers(model, arrays), report
 
 
 def main() -> None:
@@ -162,7 +166,7 @@ def main() -> None:
             print(f"  full rank: outputs differ by at most {bench.compare_full_rank(assessment):.1e} of the largest")
     for name, model, pairs in recovered:
         start = time.perf_counter()
-        top1 = bench.measure_top1(bench.recover(model, pairs, arguments.steps))
+        top1 = bench.measure_top1(serialize_model(bench.recover(model, pairs, arguments.steps)[0]))
         print(
             f"{name:{_WIDTH}}{arguments.recover_at} of the MACs, --recover scale, {arguments.steps} steps: "
             f"{top1:.1f} %   [{time.perf_counter() - start:.0f} s]",

@@ -138,12 +138,8 @@ def find_reach(model: ModelProto, channel_map: ChannelMap, groups: list[Dependen
     return share
 
 
-def check_model(name: str, exporter: str, folder: Path) -> dict[str, Any]:
-    """Return what one line says."""
-    size = choose_size(name)
-    export_network(build_network(name, size), size, exporter, folder / "model.onnx")
-    shares = compress_model(folder / "model.onnx", size)
-    model = normalize_model(load_model(folder / "model.onnx"))
+def describe_channels(model: ModelProto) -> tuple[ChannelMap, list[DependencyGroup], dict[str, Any]]:
+    """Return a model's channels, the groups that may lose some, and what a line says of them."""
     channel_map = map_channels(model)
     unfit = find_unfit_groups(model, channel_map)
     free = [g for g in channel_map.groups if not g.blocked_by and g.name not in unfit and len(g.channels) > 1]
@@ -157,6 +153,18 @@ def check_model(name: str, exporter: str, folder: Path) -> dict[str, Any]:
         "free": sum(len(group.channels) for group in free),
         "unfit": len(unfit),
         "blocked": dict(blocked.most_common()),
+    }
+    return channel_map, free, result
+
+
+def check_model(name: str, exporter: str, folder: Path) -> dict[str, Any]:
+    """Return what one line says."""
+    size = choose_size(name)
+    export_network(build_network(name, size), size, exporter, folder / "model.onnx")
+    shares = compress_model(folder / "model.onnx", size)
+    model = normalize_model(load_model(folder / "model.onnx"))
+    channel_map, free, found = describe_channels(model)
+    result = found | {
         "shares": shares,
         "reach": max(shares.values()),
     }

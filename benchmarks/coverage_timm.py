@@ -12,7 +12,6 @@ can't write a network, that is noted and not a failure. The exit code is 1 if an
 from __future__ import annotations
 
 import argparse
-import collections
 import sys
 import tempfile
 from pathlib import Path
@@ -22,19 +21,17 @@ import torch
 from coverage import (
     EXPORTERS,
     check_equivalence,
+    describe_channels,
     export_network,
     find_reach,
     judge,
     print_line,
     print_summary,
-    shorten_reason,
 )
 from torchvision_networks import import_models
 
-from onnx_basisprune.graph.dependency import map_channels
 from onnx_basisprune.graph.model_io import load_model
 from onnx_basisprune.graph.normalize import normalize_model
-from onnx_basisprune.graph.surgery import find_unfit_groups
 
 NAMES = [
     "botnet26t_256", "caformer_s18", "cait_xxs24_224", "coat_lite_tiny", "coat_tiny", "coatnet_nano_rw_224",
@@ -147,20 +144,7 @@ def check_model(name: str, exporter: str, folder: Path) -> dict[str, Any]:
         return {"failure": f"{NO_EXPORT}: {' '.join(str(error).split())[:100]}"}
     del network
     model = normalize_model(load_model(folder / "model.onnx"))
-    channel_map = map_channels(model)
-    unfit = find_unfit_groups(model, channel_map)
-    free = [g for g in channel_map.groups if not g.blocked_by and g.name not in unfit and len(g.channels) > 1]
-    blocked: collections.Counter[str] = collections.Counter()
-    for group in channel_map.groups:
-        reason = group.blocked_by or unfit.get(group.name, "")
-        if reason:
-            blocked[shorten_reason(reason)] += len(group.channels)
-    result = {
-        "groups": len(free),
-        "free": sum(len(group.channels) for group in free),
-        "unfit": len(unfit),
-        "blocked": dict(blocked.most_common()),
-    }
+    channel_map, free, result = describe_channels(model)
     if free:
         result |= check_equivalence(model, channel_map, free, size)
         result["reach"] = find_reach(model, channel_map, free, size)

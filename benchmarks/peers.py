@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from accuracy import ROWS, Bench, Row
 from onnx import ModelProto
-from recovery import limit_test, recover
+from recovery import limit_test
 
 from onnx_basisprune.assessment import assess_network
 from onnx_basisprune.budget import Budget, plan_cut
@@ -161,7 +161,7 @@ def tune_model(bench: Bench, model: ModelProto, pairs: dict[str, PairNames], rec
     """Return top-1 after each recovery of a model."""
     stages: dict[str, float] = {}
     for mode in recovery.modes if recovery.steps else ():
-        tuned, _ = recover(bench, model, pairs, mode, recovery.steps)
+        tuned, _ = bench.recover(model, pairs, recovery.steps, mode)
         stages[mode] = bench.measure_top1(serialize_model(tuned))
     return stages
 

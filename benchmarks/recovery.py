@@ -15,17 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from accuracy import Bench
-from onnx import ModelProto
 
 from onnx_basisprune.assessment import assess_network
 from onnx_basisprune.budget import Budget, plan_cut
-from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
-from onnx_basisprune.calibration.student import RecoveryMode
 from onnx_basisprune.cutting import cut_network
-from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.graph.model_io import serialize_model
-from onnx_basisprune.graph.program import extract_program
-from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
 from onnx_basisprune.progress import Silence
 from onnx_basisprune.results import RecoveryReport
 
@@ -49,7 +43,7 @@ def main() -> None:
                 before = bench.measure_top1(serialize_model(cut))
                 for mode in arguments.modes:
                     start = time.perf_counter()
-                    tuned, report = recover(bench, cut, pairs, mode, arguments.steps)
+                    tuned, report = bench.recover(cut, pairs, arguments.steps, mode)
                     seconds = time.perf_counter() - start
                     kept = planned.forecast.macs / bench.network.cost.macs
                     after = bench.measure_top1(serialize_model(tuned))
@@ -77,25 +71,6 @@ def limit_test(bench: Bench, count: int) -> None:
     x, y = (np.concatenate(parts) for parts in zip(*bench.test, strict=True))
     chosen = np.sort(np.random.default_rng(0).permutation(len(x))[:count])
     bench.test = [(x[part], y[part]) for part in np.array_split(chosen, -(-len(chosen) // 500))]
-
-
-def recover(
-    bench: Bench, cut: ModelProto, pairs: dict[str, PairNames], mode: RecoveryMode, steps: int
-) -> tuple[ModelProto, RecoveryReport]:
-    """Tune a cut model on the calibration images."""
-    student = extract_program(cut)
-    distillation = Distillation(
-        bench.network.program,
-        student,
-        bench.subject.head,
-        find_classifier(student, bench.subject.head),
-        {name: names.scaling for name, names in pairs.items()},
-        bench.images.load,
-        len(bench.images),
-        RecoverySettings(steps, 128, 128, "shift+flip", "nchw", bench.seed, mode=mode),
-    )
-    arrays, report = distillation.recover()
-    return replace_initializers(cut, arrays), report
 
 
 def describe(report: RecoveryReport, before: float, after: float) -> tuple[object, ...]:

@@ -23,7 +23,6 @@ from onnx_basisprune.runtime.latency_table import LatencyTable
 from onnx_basisprune.runtime.layer_timing import TimingSettings, time_layers
 from onnx_basisprune.runtime.profiling import profile_nodes
 from onnx_basisprune.runtime.random_input import draw_input
-from onnx_basisprune.runtime.session import Session
 
 # How far a layer within the model may be from the same layer alone before the difference is taken for noise.
 _LEAST_FACTOR, _LARGEST_FACTOR = 0.5, 2.0
@@ -149,8 +148,7 @@ def _measure_model(
     # In a file: it may be larger than what can be handed over in memory.
     with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
         path = save_model(network.model, Path(folder, "model.onnx"))[0]
-        inputs = Session(path, threads=settings.threads, provider=settings.provider).inputs
-        feeds = draw_input(inputs, batch_size, network.input_shape[1:], seed=0)
+        feeds = draw_input(network.program.inputs, batch_size, network.input_shape[1:], seed=0)
         kernels = profile_nodes(path, feeds, threads=settings.threads, provider=settings.provider)
     kernels = tuple(
         replace(kernel, microseconds=max(kernel.microseconds - table.overhead, _LEAST_TIME)) for kernel in kernels
