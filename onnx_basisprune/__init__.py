@@ -23,6 +23,7 @@ from onnx_basisprune.errors import (
     DataError,
     ModelError,
     OutputError,
+    ReportError,
     UnsupportedOpError,
     ValidationError,
 )
@@ -48,12 +49,14 @@ __all__ = [
     "OutputError",
     "PreprocessConfig",
     "Progress",
+    "ReportError",
     "UnsupportedOpError",
     "ValidationError",
     "benchmark_models",
     "compress",
     "evaluate_model",
     "inspect_model",
+    "read_report",
     "render_json",
 ]
 
@@ -142,6 +145,20 @@ def benchmark_models(
 
     config = _make_config(BenchmarkConfig, options, a=Path(a), b=None if b is None else Path(b))
     return measurement.benchmark_models(config, progress)
+
+
+def read_report(path: AnyPath) -> CompressionReport:
+    """Return a compression report from the JSON that `--report` wrote.
+
+    Args:
+        path: The JSON file.
+
+    Raises:
+        ReportError: The file can't be read, or isn't such a report.
+    """
+    from onnx_basisprune.reporting import read_report as module
+
+    return module.read_report(Path(path))
 
 
 def render_json(report: Report) -> str:

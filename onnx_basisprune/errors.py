@@ -27,6 +27,10 @@ class DataError(BasispruneError):
     """Images or labels can't be read or don't fit the model."""
 
 
+class ReportError(BasispruneError):
+    """A report can't be read, or isn't one of this release's format."""
+
+
 class OutputError(BasispruneError):
     """A result can't be written where it was asked to go."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 FORMAT_VERSION = 1
@@ -228,6 +228,27 @@ class RecoveryReport:
 
 
 @dataclass(frozen=True)
+class ClassReport:
+    """How accurate both models are on the `n` images of one class.
+
+    Attributes:
+        index: The class's index in the models' output.
+        name: Its folder's name; `None` where there is none.
+        n: Images with this label, at least 1.
+        top1_before: Fraction of them that the original model has right.
+        top1_after: The same for the compressed model.
+        drop_pp: Before minus after, in percentage points.
+    """
+
+    index: int
+    name: str | None
+    n: int
+    top1_before: float
+    top1_after: float
+    drop_pp: float
+
+
+@dataclass(frozen=True)
 class CompressionReport:
     """Everything a run found out; `reporting.render_json` writes it with these keys."""
 
@@ -246,7 +267,7 @@ class CompressionReport:
     search: SearchReport | None = None
     warnings: tuple[str, ...] = ()
     frontier: tuple[Any, ...] = ()
-    per_class: tuple[Any, ...] = field(default=())
+    per_class: tuple[ClassReport, ...] = ()
     format_version: int = FORMAT_VERSION
 
 
