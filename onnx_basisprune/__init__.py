@@ -10,8 +10,9 @@ Nothing heavy (onnx, torch, onnxruntime) is imported before a function here need
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from os import PathLike
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,21 +29,27 @@ from onnx_basisprune.errors import (
     ValidationError,
 )
 from onnx_basisprune.inspection_report import Inspection
+from onnx_basisprune.options import AnyPath, BenchmarkOptions, CompressionOptions, EvaluationOptions
 from onnx_basisprune.progress import Progress
 from onnx_basisprune.results import CompressionReport, EvaluationReport
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack  # of `typing` from Python 3.11 on
+
     from onnx_basisprune.reporting.render_json import Report
 
 __all__ = [
     "BasispruneError",
     "BenchmarkConfig",
+    "BenchmarkOptions",
     "BenchmarkReport",
     "CompressionConfig",
+    "CompressionOptions",
     "CompressionReport",
     "ConfigError",
     "DataError",
     "EvaluationConfig",
+    "EvaluationOptions",
     "EvaluationReport",
     "Inspection",
     "ModelError",
@@ -60,12 +67,35 @@ __all__ = [
     "render_json",
 ]
 
-AnyPath = str | PathLike[str]
 _Config = TypeVar("_Config", CompressionConfig, EvaluationConfig, BenchmarkConfig)
-_PATH_OPTIONS = frozenset({"output", "val", "labels", "report", "reference"})
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
-def compress(model: AnyPath, data: AnyPath, *, progress: Progress | None = None, **options: Any) -> CompressionReport:
+def _show_options(kind: type[Any]) -> Callable[[_Function], _Function]:
+    """Return a decorator that names a config's fields in a function's signature.
+
+    Type checkers read `Unpack[...]`; `help()`, notebooks and consoles complete by the signature.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        shown = inspect.signature(function)
+        own = [item for item in shown.parameters.values() if item.kind is not inspect.Parameter.VAR_KEYWORD]
+        options = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in dataclasses.fields(kind)
+            if field.name not in shown.parameters
+        ]
+        signature = shown.replace(parameters=[*own, *options])
+        function.__signature__ = signature  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+@_show_options(CompressionConfig)
+def compress(
+    model: AnyPath, data: AnyPath, *, progress: Progress | None = None, **options: Unpack[CompressionOptions]
+) -> CompressionReport:
     """Compress a trained ONNX classifier.
 
     Args:
@@ -105,8 +135,9 @@ def inspect_model(
     return inspection.inspect_model(Path(model), exclude, input_shape)
 
 
+@_show_options(EvaluationConfig)
 def evaluate_model(
-    model: AnyPath, data: AnyPath, *, progress: Progress | None = None, **options: Any
+    model: AnyPath, data: AnyPath, *, progress: Progress | None = None, **options: Unpack[EvaluationOptions]
 ) -> EvaluationReport:
     """Measure how often a classifier is right.
 
@@ -126,8 +157,9 @@ def evaluate_model(
     return measurement.evaluate_model(config, progress)
 
 
+@_show_options(BenchmarkConfig)
 def benchmark_models(
-    a: AnyPath, b: AnyPath | None = None, *, progress: Progress | None = None, **options: Any
+    a: AnyPath, b: AnyPath | None = None, *, progress: Progress | None = None, **options: Unpack[BenchmarkOptions]
 ) -> BenchmarkReport:
     """Time one model, or two in turns.
 
@@ -168,11 +200,12 @@ def render_json(report: Report) -> str:
     return module.render_json(report)
 
 
-def _make_config(kind: type[_Config], options: dict[str, Any], **required: Path | None) -> _Config:
+def _make_config(kind: type[_Config], options: Mapping[str, Any], **required: Path | None) -> _Config:
     """Return a config; paths may be given as text and tuples as lists."""
     values: dict[str, Any] = dict(required)
+    paths = {field.name for field in dataclasses.fields(kind) if "Path" in str(field.type)}
     for name, value in options.items():
-        if name in _PATH_OPTIONS and value is not None:
+        if name in paths and value is not None:
             value = Path(value)
         values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

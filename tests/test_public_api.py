@@ -3,16 +3,67 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
 import onnx_basisprune as bp
 from onnx_basisprune import pipeline
 
-MODEL = Path(__file__).resolve().parents[1] / "sample_models" / "digits.onnx"
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "sample_models" / "digits.onnx"
+FUNCTIONS: list[tuple[Callable[..., object], type, type, set[str]]] = [
+    (bp.compress, bp.CompressionConfig, bp.CompressionOptions, {"model", "data"}),
+    (bp.evaluate_model, bp.EvaluationConfig, bp.EvaluationOptions, {"model", "data"}),
+    (bp.benchmark_models, bp.BenchmarkConfig, bp.BenchmarkOptions, {"a", "b"}),
+]
+
+# What users write; the comment holds what mypy must say of the line.
+SNIPPET = """\
+from pathlib import Path
+
+import onnx_basisprune as bp
+
+report = bp.compress("model.onnx", data=Path("calib"), max_drop=1.0, exclude=["stem"], output="small.onnx")
+reveal_type(report)  # CompressionReport
+bp.compress("model.onnx", data="calib", target_mac=0.5)  # Unexpected keyword argument "target_mac"
+bp.compress("model.onnx", data="calib", target_macs="0.5")  # incompatible type "str"; expected "float | None"
+bp.compress("model.onnx", data="calib", recover="all")  # expected "Literal['none', 'scale', 'full']"
+bp.compress("model.onnx")  # Missing positional argument "data"
+reveal_type(bp.evaluate_model("model.onnx", "test", reference="old.onnx", mean=(0.5,)))  # EvaluationReport
+bp.evaluate_model("model.onnx", "test", target_macs=0.5)  # Unexpected keyword argument "target_macs"
+reveal_type(bp.benchmark_models("a.onnx", "b.onnx", batch_size=[1, 8]))  # BenchmarkReport
+bp.benchmark_models("a.onnx", batch_size=1)  # incompatible type "int"; expected "list[int] | tuple[int, ...]"
+bp.compress("model.onnx", data="calib", exclude="stem")  # incompatible type "str"; expected "list[str]
+options: bp.CompressionOptions = {"target_params": 0.1, "dry_run": True}
+bp.compress("model.onnx", "calib", **options)
+"""
+# The snippet needs the signatures only: what the functions call is checked by the project's own run of mypy.
+MYPY_SETTINGS = """\
+[mypy]
+strict = true
+[mypy-numpy.*,onnx_basisprune.pipeline,onnx_basisprune.inspection,onnx_basisprune.measurement,onnx_basisprune.reporting.*]
+follow_imports = skip
+"""
+
+
+def list_alternatives(hint: Any) -> set[object]:
+    """Return what a type allows; a list where a config holds a tuple and text where it holds a path are the same."""
+    if get_origin(hint) in (Union, UnionType):
+        found = set().union(*(list_alternatives(part) for part in get_args(hint)))
+        return found - {str, os.PathLike[str]} | {Path} if {str, os.PathLike[str]} <= found else found
+    if get_origin(hint) in (list, tuple):
+        return {(tuple, get_args(hint)[0])}
+    return {hint}
 
 
 def test_compress_makes_a_config_of_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +84,39 @@ def test_compress_makes_a_config_of_its_arguments(monkeypatch: pytest.MonkeyPatc
 def test_unknown_options_are_a_type_error() -> None:
     with pytest.raises(TypeError, match="target_mac"):
         bp.compress("m.onnx", "calib", target_mac=0.5)
+
+
+@pytest.mark.parametrize(("function", "config", "options", "own"), FUNCTIONS)
+def test_options_are_the_fields_of_the_config(
+    function: Callable[..., object], config: type, options: type, own: set[str]
+) -> None:
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    hints = get_type_hints(config)
+    listed = get_type_hints(options)
+    assert set(listed) == set(fields) - own
+    for name, hint in listed.items():
+        assert list_alternatives(hint) == list_alternatives(hints[name]), f"{options.__name__}.{name}"
+    parameters = inspect.signature(function).parameters
+    assert set(parameters) == set(fields) | {"progress"}
+    assert all(parameters[name].default == fields[name].default for name in set(fields) - own)
+
+
+def test_mypy_knows_every_option(tmp_path: Path) -> None:
+    (tmp_path / "snippet.py").write_text(SNIPPET, encoding="utf-8")
+    (tmp_path / "mypy.ini").write_text(MYPY_SETTINGS, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", os.devnull, "snippet.py"]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment, encoding="utf-8"
+    )
+    said: dict[int, str] = {}
+    for line, message in re.findall(r"^snippet\.py:(\d+): (?:error|note): (.*)$", done.stdout, re.MULTILINE):
+        said[int(line)] = said.get(int(line), "") + message
+    expected = {
+        number: line.partition("  # ")[2] for number, line in enumerate(SNIPPET.splitlines(), start=1) if "  # " in line
+    }
+    assert set(said) == set(expected), done.stdout + done.stderr
+    assert [said[number] for number, text in expected.items() if text not in said[number]] == []
 
 
 def test_options_out_of_range_are_a_config_error() -> None:
