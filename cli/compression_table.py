@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from onnx_basisprune.cli.numbers import (
+from onnx_basisprune.cli.tables import build_table, list_blocked, print_lines, show_drop
+from onnx_basisprune.numbers import (
     UNKNOWN,
     show_amount,
     show_change,
@@ -15,7 +16,6 @@ from onnx_basisprune.cli.numbers import (
     show_name,
     show_percent,
 )
-from onnx_basisprune.cli.tables import build_table, list_blocked, print_lines, show_drop
 from onnx_basisprune.results import (
     Accuracy,
     CompressionReport,

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from onnx_basisprune.cli.numbers import (
+from onnx_basisprune.cli.tables import build_table, list_blocked, print_lines
+from onnx_basisprune.inspection_report import Inspection, NodeInspection
+from onnx_basisprune.numbers import (
     UNKNOWN,
     show_amount,
     show_count,
     show_name,
     show_shape,
 )
-from onnx_basisprune.cli.tables import build_table, list_blocked, print_lines
-from onnx_basisprune.inspection_report import Inspection, NodeInspection
 
 
 def print_inspection(console: Console, inspection: Inspection, *, every_node: bool) -> None:

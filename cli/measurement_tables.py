@@ -9,7 +9,8 @@ from rich.console import Console
 
 from onnx_basisprune.benchmark_report import BenchmarkReport, BenchmarkRun, ModelTiming
 from onnx_basisprune.cli.node_table import print_nodes
-from onnx_basisprune.cli.numbers import (
+from onnx_basisprune.cli.tables import build_table, print_lines, show_drop
+from onnx_basisprune.numbers import (
     show_amount,
     show_count,
     show_interval,
@@ -17,7 +18,6 @@ from onnx_basisprune.cli.numbers import (
     show_name,
     show_percent,
 )
-from onnx_basisprune.cli.tables import build_table, print_lines, show_drop
 from onnx_basisprune.results import EvaluationReport, Speedup
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 
 from onnx_basisprune.benchmark_report import BenchmarkRun, NodePart, NodeTiming
-from onnx_basisprune.cli.numbers import UNKNOWN, show_name
 from onnx_basisprune.cli.tables import build_table, print_lines
+from onnx_basisprune.numbers import UNKNOWN, show_name
 
 # The rows of most time, and what onnxruntime put in; the rest is one line, all of it is in the JSON.
 _MOST_ROWS = 15

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from onnx_basisprune.cli.numbers import (
+from onnx_basisprune.numbers import (
     show_interval,
     show_name,
 )

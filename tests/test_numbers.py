@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnx_basisprune.cli.numbers import (
+from onnx_basisprune.numbers import (
     show_amount,
     show_change,
     show_count,
@@ -67,3 +67,8 @@ def test_shapes_and_intervals() -> None:
 
 def test_names_keep_no_control_characters() -> None:
     assert show_name("conv\x1b[2J\n'a'") == "conv\\x1b[2J\\n'a'"
+
+
+def test_what_is_no_number_is_unknown() -> None:
+    nan = float("nan")
+    assert (show_amount(nan), show_ms(nan), show_percent(nan), show_change(1.0, nan)) == ("-", "-", "-", "-")

@@ -1,6 +1,8 @@
-"""How figures and names are written for people."""
+"""How figures and names are written for people, on the terminal and in reports."""
 
 from __future__ import annotations
+
+from math import isfinite
 
 from onnx_basisprune.errors import quote
 from onnx_basisprune.results import Interval, Speedup
@@ -10,13 +12,13 @@ UNKNOWN = "-"
 
 
 def show_name(name: str) -> str:
-    """Return a name from a file without what could move a terminal's cursor."""
+    """Return a name from a file as one line without control characters, which could move a terminal's cursor."""
     return quote(name)[1:-1]
 
 
 def show_amount(value: float | None, unit: str = "") -> str:
     """Return a count or size with three digits and k, M, G or T, such as `41.2 M`."""
-    if value is None:
+    if value is None or not isfinite(value):
         return UNKNOWN
     prefixes = ["", "k", "M", "G", "T"]
     # 999.5 would be written as 1000 with three digits.
@@ -35,7 +37,7 @@ def show_count(value: int | None) -> str:
 
 def show_ms(value: float | None) -> str:
     """Return milliseconds with three digits."""
-    if value is None:
+    if value is None or not isfinite(value):
         return UNKNOWN
     digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{digits}f} ms"
@@ -43,12 +45,12 @@ def show_ms(value: float | None) -> str:
 
 def show_percent(fraction: float | None) -> str:
     """Return a fraction as percent."""
-    return UNKNOWN if fraction is None else f"{100 * fraction:.2f} %"
+    return UNKNOWN if fraction is None or not isfinite(fraction) else f"{100 * fraction:.2f} %"
 
 
 def show_change(before: float | None, after: float | None) -> str:
     """Return a relative change in percent."""
-    if before is None or after is None or before == 0:
+    if before is None or after is None or before == 0 or not isfinite(after / before):
         return UNKNOWN
     return f"{100 * (after / before - 1):+.1f} %"
 
