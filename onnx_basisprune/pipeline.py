@@ -24,6 +24,7 @@ from onnx_basisprune.progress import Progress, Recorder, Silence
 from onnx_basisprune.reporting.render_json import render_json
 from onnx_basisprune.results import CompressionReport, ModelMeasurement, TimingReport
 from onnx_basisprune.run import Run, open_run
+from onnx_basisprune.runtime.class_accuracy import compare_classes
 from onnx_basisprune.runtime.environment import describe_environment
 from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
 from onnx_basisprune.runtime.session import Session
@@ -87,7 +88,12 @@ def describe_plan(
     component_counts = {name: len(scores) for name, scores in prospect.assessment.components.items()}
     return CompressionReport(
         config=describe_config(run.config, output, run.images.preprocessing.describe()),
-        environment={**describe_environment(run.config.threads, run.config.provider), "seed": run.config.seed},
+        environment={
+            **describe_environment(run.config.threads, run.config.provider),
+            "seed": run.config.seed,
+            "original_sha256": hash_files(run.subject.files),
+            "compressed_sha256": None,
+        },
         original=run.original,
         compressed=ModelMeasurement(forecast.macs, forecast.parameters, None, run.network.cost.uncounted_ops),
         speedup=None,
@@ -125,10 +131,9 @@ def measure_result(report: CompressionReport, run: Run, files: Sequence[Path]) -
     timing = time_pair(files[0], run.network.input_shape[1:], config, progress=recorder)
     for warning in timing.warnings:
         recorder.warn(warning)
-    digests = {"original_sha256": hash_files(run.subject.files), "compressed_sha256": hash_files(files)}
     return replace(
         report,
-        environment={**report.environment, **digests},
+        environment={**report.environment, "compressed_sha256": hash_files(files)},
         original=replace(report.original, latency=timing.a),
         compressed=replace(
             report.compressed,
@@ -138,6 +143,7 @@ def measure_result(report: CompressionReport, run: Run, files: Sequence[Path]) -
         ),
         speedup=timing.speedup,
         drop_pp=compare(run.baseline, predictions),
+        per_class=compare_classes(run.baseline, predictions, run.class_names),
     )
 
 

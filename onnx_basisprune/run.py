@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,11 @@ class Run:
     def sample(self) -> NDArray[Any]:
         """Up to 7 images that are never calibrated on, as model input."""
         return self.validation.load(np.arange(min(7, len(self.validation))))
+
+    @property
+    def class_names(self) -> Mapping[int, str]:
+        """Class index → name, as far as the images' folders tell."""
+        return {**self.images.dataset.class_names, **self.validation.dataset.class_names}
 
 
 def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder) -> Run:

@@ -157,6 +157,10 @@ def test_report_is_complete(model: Path, tmp_path: Path) -> None:
     drop = 100 * (data["original"]["accuracy"]["top1"] - data["compressed"]["accuracy"]["top1"])
     assert data["drop_pp"]["estimate"] == pytest.approx(drop, abs=1e-9)
     assert data["drop_pp"]["low"] <= data["drop_pp"]["estimate"] <= data["drop_pp"]["high"]
+    assert [row["name"] for row in data["per_class"]] == list("0123456789")
+    for key, side in (("top1_before", "original"), ("top1_after", "compressed")):
+        total = sum(row["n"] * row[key] for row in data["per_class"])
+        assert total / 600 == pytest.approx(data[side]["accuracy"]["top1"], abs=1e-9)
     assert data["config"]["target_macs"] == 0.4
     assert data["config"]["model"] == str(model)
     assert data["config"]["preprocessing"]["preset"] == "imagenet"

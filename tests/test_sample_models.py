@@ -66,7 +66,7 @@ def test_no_image_is_in_both_sets_and_classes_are_balanced() -> None:
     assert [len(dataset) for dataset in sets] == [600, 600]
     assert not set(hashes[0]) & set(hashes[1])
     for dataset in sets:
-        assert dataset.class_names == tuple("0123456789")
+        assert dataset.class_names == dict(enumerate("0123456789"))
         counts = np.bincount(dataset.labels)
         assert counts.min() >= 55
 

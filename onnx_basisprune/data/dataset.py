@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_basisprune.data.decoding import decode_image
 from onnx_basisprune.data.folder import find_images
-from onnx_basisprune.data.label_file import match_labels, read_label_file
+from onnx_basisprune.data.label_file import match_labels, name_classes, read_label_file
 from onnx_basisprune.data.npz_file import read_npz
 from onnx_basisprune.errors import ConfigError, DataError, quote
 
@@ -26,12 +26,12 @@ class Dataset:
     Attributes:
         source: The folder or `.npz`.
         labels: Class indices, int64 `[len(self)]`, or `None`.
-        class_names: Names of the class folders by class index; `None` where the classes have no names.
+        class_names: Class index → name of the class's folder, where it has one.
     """
 
     source: Path
     labels: NDArray[np.int64] | None
-    class_names: tuple[str, ...] | None
+    class_names: Mapping[int, str]
     _items: tuple[str, ...] | NDArray[Any]
     """All of the source's files (relative, forward slashes), or the whole array `x`."""
     _positions: NDArray[np.int64]
@@ -234,11 +234,15 @@ def open_dataset(path: Path, labels: Path | None = None) -> Dataset:
         ConfigError: `labels` is given with an `.npz`.
     """
     if path.is_dir():
-        files, class_names = find_images(path, classes_wanted=labels is None)
+        files, folders = find_images(path, classes_wanted=labels is None)
+        class_names: dict[int, str] = {}
         if labels is not None:
-            indices: NDArray[np.int64] | None = match_labels(read_label_file(labels), files, labels)
-        elif class_names is not None:
-            index_of = {name: index for index, name in enumerate(class_names)}
+            entries = read_label_file(labels)
+            indices: NDArray[np.int64] | None = match_labels(entries, files, labels)
+            class_names = name_classes(entries, files)
+        elif folders is not None:
+            class_names = dict(enumerate(folders))
+            index_of = {name: index for index, name in class_names.items()}
             indices = np.array([index_of[file.split("/", 1)[0]] for file in files], dtype=np.int64)
         else:
             indices = None
@@ -252,4 +256,4 @@ def open_dataset(path: Path, labels: Path | None = None) -> Dataset:
             f"--labels is for folders, but {quote(path)} is an .npz; expected its labels inside, as array 'y'."
         )
     x, y = read_npz(path)
-    return Dataset(path, y, None, x, np.arange(len(x), dtype=np.int64))
+    return Dataset(path, y, {}, x, np.arange(len(x), dtype=np.int64))

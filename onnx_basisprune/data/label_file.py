@@ -71,12 +71,35 @@ def match_labels(entries: Mapping[str, int], files: Sequence[str], path: Path) -
     return np.array(found, dtype=np.int64)
 
 
+def name_classes(entries: Mapping[str, int], files: Sequence[str]) -> dict[int, str]:
+    """Return the names of classes: those of their folders, where a class has just one.
+
+    Args:
+        entries: Name to class index.
+        files: Image paths relative to the data folder, with forward slashes.
+
+    Returns:
+        Class index to name.
+    """
+    folders = {key for parent in {PurePosixPath(file).parent for file in files} for key in _list_folders(parent)}
+    found: dict[int, list[str]] = {}
+    for name, index in entries.items():
+        if name in folders:
+            found.setdefault(index, []).append(name)
+    return {index: names[0] for index, names in found.items() if len(names) == 1}
+
+
 def _list_keys(file: str) -> Iterator[str]:
     """Yield the keys that may stand for a file, the most specific first."""
     relative = PurePosixPath(file)
     yield file
     yield relative.name
-    for folder in relative.parents:
+    yield from _list_folders(relative.parent)
+
+
+def _list_folders(innermost: PurePosixPath) -> Iterator[str]:
+    """Yield the keys that may stand for a folder and those around it, innermost first."""
+    for folder in (innermost, *innermost.parents):
         if folder.name:
             yield str(folder)
             yield folder.name

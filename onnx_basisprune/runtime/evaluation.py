@@ -210,7 +210,7 @@ def summarize_accuracy(predictions: Predictions, original: Predictions | None = 
     n = len(predictions.classes)
     top1 = agreement = interval = None
     if original is not None:
-        _check_same_images(original, predictions)
+        check_same_images(original, predictions)
         same = int((predictions.classes == original.classes).sum())
         agreement = same / n
         interval = compute_wilson_interval(same, n)
@@ -236,7 +236,7 @@ def compare(original: Predictions, compressed: Predictions) -> Interval:
     Raises:
         DataError: The two were not made from the same images.
     """
-    _check_same_images(original, compressed)
+    check_same_images(original, compressed)
     n = len(original.classes)
     if original.labels is None:
         drop = compute_wilson_interval(int((original.classes != compressed.classes).sum()), n)
@@ -256,7 +256,7 @@ def estimate_standard_error(original: Predictions, compressed: Predictions) -> f
     Raises:
         DataError: The two were not made from the same images.
     """
-    _check_same_images(original, compressed)
+    check_same_images(original, compressed)
     if original.labels is None:
         lost = (original.classes != compressed.classes).astype(np.float64)
     else:
@@ -265,8 +265,12 @@ def estimate_standard_error(original: Predictions, compressed: Predictions) -> f
     return 100 * float(lost.std() / np.sqrt(len(lost)))
 
 
-def _check_same_images(original: Predictions, compressed: Predictions) -> None:
-    """Refuse predictions that can't be of the same images."""
+def check_same_images(original: Predictions, compressed: Predictions) -> None:
+    """Refuse predictions that can't be of the same images.
+
+    Raises:
+        DataError: The numbers of images or the labels differ.
+    """
     if len(original.classes) != len(compressed.classes):
         raise DataError(
             f"The original was evaluated on {len(original.classes)} images and the compressed model on "

@@ -22,7 +22,7 @@ def _make(sizes: list[int], *, labelled: bool = True) -> Dataset:
     count = sum(sizes)
     labels = np.repeat(np.arange(len(sizes)) * 3, sizes) if labelled else None
     items = np.arange(count, dtype=np.uint8)[:, None, None]
-    return Dataset(Path("x.npz"), labels, None, items, np.arange(count))
+    return Dataset(Path("x.npz"), labels, {}, items, np.arange(count))
 
 
 def _ids(dataset: Dataset) -> list[int]:
@@ -116,7 +116,7 @@ def _write_images(folder: Path, *files: str) -> None:
 def test_folder_of_class_folders(tmp_path: Path) -> None:
     _write_images(tmp_path, "b/1.png", "a/2.png", "b/deep/3.png")
     dataset = open_dataset(tmp_path)
-    assert dataset.class_names == ("a", "b")
+    assert dataset.class_names == {0: "a", 1: "b"}
     assert dataset.labels.tolist() == [0, 1, 1]
     assert Path(dataset.name_of(2)) == tmp_path / "b" / "deep" / "3.png"
     assert not dataset.is_preprocessed
@@ -141,7 +141,7 @@ def test_flat_folder_with_and_without_labels(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "images").labels is None
     dataset = open_dataset(tmp_path / "images", tmp_path / "labels.json")
     assert dataset.labels.tolist() == [4, 1]
-    assert dataset.class_names is None
+    assert dataset.class_names == {}
 
 
 def test_labels_override_class_folders(tmp_path: Path) -> None:
@@ -149,6 +149,7 @@ def test_labels_override_class_folders(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text(json.dumps({"a": 7, "b": 5}))
     dataset = open_dataset(tmp_path / "images", tmp_path / "labels.json")
     assert dataset.labels.tolist() == [7, 5]
+    assert dataset.class_names == {7: "a", 5: "b"}
 
 
 def test_labels_with_npz_are_refused(tmp_path: Path) -> None:

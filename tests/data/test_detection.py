@@ -78,7 +78,7 @@ def _make(count: int = 42) -> Dataset:
     """Uniform images: dark ones of class 0, middling ones of class 1, bright ones of class 2, in turn."""
     labels = np.arange(count) % 3
     items = np.broadcast_to(LEVELS.astype(np.uint8)[labels, None, None], (count, 4, 4)).copy()
-    return Dataset(Path("x.npz"), labels, None, items, np.arange(count))
+    return Dataset(Path("x.npz"), labels, {}, items, np.arange(count))
 
 
 def _expect_levels(scale: float, offset: float) -> Predict:
@@ -145,7 +145,7 @@ def test_uint8_models_get_raw_pixels() -> None:
 
 
 def test_floats_are_fed_as_they_are_and_ignored_options_told() -> None:
-    floats = Dataset(Path("x.npz"), None, None, np.zeros((3, 3, 4, 4), dtype=np.float32), np.arange(3))
+    floats = Dataset(Path("x.npz"), None, {}, np.zeros((3, 3, 4, 4), dtype=np.float32), np.arange(3))
     assert detect_preprocessing(floats, lambda x: x, SPEC, AUTO).warnings == ()
     detection = detect_preprocessing(floats, lambda x: x, SPEC, PreprocessConfig(mean=(1.0,)))
     assert detection.preset == "none"

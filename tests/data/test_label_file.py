@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnx_basisprune.data.label_file import match_labels, read_label_file
+from onnx_basisprune.data.label_file import match_labels, name_classes, read_label_file
 from onnx_basisprune.errors import DataError
 
 
@@ -35,6 +35,12 @@ def test_labels_are_int64() -> None:
 def test_missing_entries_are_counted_and_the_first_named() -> None:
     with pytest.raises(DataError, match=r"no entry for 2 of 3 images, the first is 'b\.png'"):
         match_labels({"a.png": 0}, ["a.png", "b.png", "c.png"], Path("labels.json"))
+
+
+def test_a_class_is_named_by_its_only_folder() -> None:
+    entries = {"cat": 3, "dog": 5, "wolf": 5, "cat/a.png": 4, "b.png": 6, "nowhere": 7, "big/owl": 8}
+    files = ["cat/a.png", "cat/c.png", "dog/b.png", "wolf/d.png", "big/owl/e.png"]
+    assert name_classes(entries, files) == {3: "cat", 8: "big/owl"}
 
 
 @pytest.mark.parametrize("value", ["true", "1.0", '"3"', "-1", "null", "[1]", "99999999999"])
