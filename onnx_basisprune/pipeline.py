@@ -118,7 +118,9 @@ def publish_model(run: Run, model: ModelProto, predicted: ModelMeasurement, outp
     run.recorder.start("validating")
     with make_staging_folder(output, force=config.force) as folder:
         staged = save_model(model, folder / output.name, external_data=len(run.subject.files) > 1)
-        validate_model(model, staged[0], run.subject.model, run.sample, predicted)
+        warning = validate_model(model, staged[0], run.subject.model, run.sample, predicted, run.measure_noise)
+        if warning is not None:
+            run.recorder.warn(warning)
         return publish_files(staged, force=config.force)
 
 

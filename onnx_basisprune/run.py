@@ -26,6 +26,7 @@ from onnx_basisprune.progress import Recorder
 from onnx_basisprune.results import ModelMeasurement
 from onnx_basisprune.runtime.baseline import check_above_chance
 from onnx_basisprune.runtime.evaluation import Predictions, summarize_accuracy
+from onnx_basisprune.validation import compare_runtimes
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class Run:
     def class_names(self) -> Mapping[int, str]:
         """Class index → name, as far as the images' folders tell."""
         return {**self.images.dataset.class_names, **self.validation.dataset.class_names}
+
+    def measure_noise(self, x: NDArray[Any]) -> float:
+        """Return how far the original's outputs in onnxruntime are from PyTorch's, as a fraction of the largest."""
+        return compare_runtimes(self.subject.session, Executor(self.network.program), x)
 
 
 def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder) -> Run:

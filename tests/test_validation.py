@@ -75,6 +75,16 @@ def test_bytes_that_compute_something_else_fail(factor: float) -> None:
         validate_model(model, serialize_model(scale_weight(model, factor)), model, IMAGES, count(model))
 
 
+def test_a_model_that_rounding_changes_is_compared_no_closer_than_the_original() -> None:
+    model = make_model()
+    written = serialize_model(scale_weight(model, 1.01))
+    warning = validate_model(model, written, model, IMAGES, count(model), lambda _: 0.01)
+    assert warning is not None
+    assert "0.01 of the largest" in warning
+    with pytest.raises(ValidationError, match="onnxruntime"):
+        validate_model(model, written, model, IMAGES, count(model), lambda _: 1e-4)
+
+
 def test_nan_in_both_runtimes_fails() -> None:
     model = scale_weight(make_model(), np.nan)
     with pytest.raises(ValidationError):
