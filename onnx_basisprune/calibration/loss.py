@@ -11,6 +11,10 @@ Gamma and all scores are quadratic in it; with independent signs `e` (Rademacher
     v = sqrt(p (1 - p))·e                Sigmoid
 
 carries every class in one draw, so one backward pass does what several drawn labels do.
+
+Where the model is so sure that p is 1 to the last digit, F vanishes, and with it all scores, though the layers still
+decide what it is sure of. So logits are brought nearer to each other where the first is more than `_LARGEST_GAP` above the
+second: beside any image that the model is less sure of, such an image still counts nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from onnx_basisprune.errors import DataError, ModelError, quote
 from onnx_basisprune.planning.types import Head
 
 _SMALLEST_PROBABILITY = 1e-12
+_LARGEST_GAP = 50.0
 
 
 def flatten_logits(values: torch.Tensor, head: Head) -> torch.Tensor:
@@ -88,9 +93,18 @@ def fisher_gradient(logits: torch.Tensor, head: Head, indices: NDArray[np.int64]
     classes = logits.shape[1]
     signs = np.stack([np.random.default_rng((seed, int(index))).integers(0, 2, classes) for index in indices])
     e = torch.from_numpy(2 * signs - 1).double()
-    z = logits.double()  # as in `loss_gradient`
+    z = _limit_gap(logits.double(), head)  # in float64 as in `loss_gradient`
     if is_binary(head, classes):
         return ((torch.sigmoid(z) * torch.sigmoid(-z)).sqrt() * e).to(logits.dtype)
     p = torch.softmax(z, dim=1)
     weighted = p.sqrt() * e
     return (weighted - p * weighted.sum(dim=1, keepdim=True)).to(logits.dtype)
+
+
+def _limit_gap(z: torch.Tensor, head: Head) -> torch.Tensor:
+    """Scale the logits `[n, classes]` of those images down whose best two classes, or yes and no, are too far apart."""
+    if is_binary(head, z.shape[1]):
+        return z.clamp(-_LARGEST_GAP, _LARGEST_GAP)
+    best = z.topk(2, dim=1).values
+    gap = best[:, :1] - best[:, 1:]
+    return z * (_LARGEST_GAP / gap.clamp_min(_LARGEST_GAP))

@@ -136,3 +136,12 @@ def test_binary_heads() -> None:
     assert is_binary(SIGMOID, 3)
     assert is_binary(LOGITS, 1)
     assert not is_binary(LOGITS, 2)
+
+
+@pytest.mark.parametrize("head", [LOGITS, SIGMOID])
+def test_predictions_that_are_sure_to_the_last_digit_still_have_a_gradient(head: Head) -> None:
+    unsure, sure = torch.tensor([[1.0, 0.0, -2.0]]), torch.tensor([[5e4, -2e4, 1e4]])
+    of_sure = fisher_gradient(sure, head, np.array([0]), 0)
+    assert of_sure.abs().max() > 0
+    # Beside an image that the model is less sure of it counts nothing.
+    assert of_sure.abs().max() < 1e-5 * fisher_gradient(unsure, head, np.array([0]), 0).abs().max()
