@@ -13,8 +13,8 @@ Gamma and all scores are quadratic in it; with independent signs `e` (Rademacher
 carries every class in one draw, so one backward pass does what several drawn labels do.
 
 Where the model is so sure that p is 1 to the last digit, F vanishes, and with it all scores, though the layers still
-decide what it is sure of. So logits are brought nearer to each other where the first is more than `_LARGEST_GAP` above the
-second: beside any image that the model is less sure of, such an image still counts nothing.
+decide what it is sure of. So logits are brought nearer to each other where the first is more than `_LARGEST_GAP` above
+the second: beside any image that the model is less sure of, such an image still counts nothing.
 """
 
 from __future__ import annotations
