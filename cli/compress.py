@@ -100,6 +100,14 @@ _target_options = apply_options(
         help="The search begins nothing that would take longer, such as 20m, and ends with the best model so far.",
     ),
     option(
+        "--plan",
+        section=_TARGET,
+        type=FILE,
+        metavar="FILE.json",
+        help="Keep as much of each layer as this plan says, which --save-plan wrote for an earlier version of the same "
+        "network; nothing is searched, components and channels are chosen anew.",
+    ),
+    option(
         "--align",
         section=_TARGET,
         type=Alignment(),
@@ -220,8 +228,15 @@ _output_options = apply_options(
         help="Where the compressed model goes.  [default: MODEL with .pruned.onnx for .onnx]",
     ),
     option("--report", section=_OUTPUT, type=FILE, metavar="FILE.json", help="Write all figures as JSON."),
-    option("--dry-run", section=_OUTPUT, is_flag=True, help="Plan and predict only; write nothing."),
-    option("--force", section=_OUTPUT, is_flag=True, help="Replace an existing output or report."),
+    option(
+        "--save-plan",
+        section=_OUTPUT,
+        type=FILE,
+        metavar="FILE.json",
+        help="Write what is kept of each layer, to be reviewed, edited, and applied by --plan.",
+    ),
+    option("--dry-run", section=_OUTPUT, is_flag=True, help="Plan and predict only; write no model."),
+    option("--force", section=_OUTPUT, is_flag=True, help="Replace an existing output, report or plan."),
     verbosity_options(),
 )
 

@@ -114,9 +114,12 @@ def _list_findings(report: CompressionReport) -> list[str]:
     if output is not None:
         lines.append(f"Written: {show_name(str(output))}")
     elif report.config.get("dry_run"):
-        lines.append("Dry run: nothing was written.")
+        lines.append("Dry run: no model was written.")
     else:
         lines.append("Nothing was written: the model is the same as before.")
+    plan = report.config.get("save_plan")
+    if plan is not None:
+        lines.append(f"Plan: {show_name(str(plan))}")
     return lines
 
 

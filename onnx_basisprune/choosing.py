@@ -69,7 +69,9 @@ def assess_run(run: Run, unit: Unit, target: float) -> Outlook:
         target: The fraction that `--rounds` goes down to.
     """
     batch_size = run.config.benchmark_batch_size or run.subject.session.fixed_batch or 1
-    pricing = None if run.config.allow_slower else Pricing(run.config, batch_size, run.recorder)
+    # A saved plan is applied whatever it takes.
+    is_free = run.config.allow_slower or run.config.plan is not None
+    pricing = None if is_free else Pricing(run.config, batch_size, run.recorder)
     if unit == "latency" and pricing is not None:
         whole = sum_latency(run.network, pricing.price(run.network))
     else:

@@ -72,6 +72,8 @@ class CompressionConfig(PreprocessConfig):
         recover_steps: Optimiser steps of the recovery.
         augment: Augmentation during the recovery.
         exclude: Names of nodes that are left as they are.
+        plan: A saved plan to apply; no budget is given then, and components and channels are chosen anew.
+        save_plan: Where the plan goes that was made.
         report: Where the JSON report goes.
         dry_run: Plan and predict only; nothing is written.
         force: Allow an existing output or report file to be replaced.
@@ -104,6 +106,8 @@ class CompressionConfig(PreprocessConfig):
     augment: Literal["none", "shift", "shift+flip"] = "shift"
     exclude: tuple[str, ...] = ()
     rounds: int = 1
+    plan: Path | None = None
+    save_plan: Path | None = None
     report: Path | None = None
     dry_run: bool = False
     force: bool = False
@@ -120,6 +124,8 @@ class CompressionConfig(PreprocessConfig):
             "--target-latency": self.target_latency,
         }
         given = {option: target for option, target in targets.items() if target is not None}
+        if self.plan is not None:
+            self._check_plan(given)
         if self.max_drop is not None:
             self._check_search(given)
         if len(given) > 1:
@@ -143,6 +149,15 @@ class CompressionConfig(PreprocessConfig):
             raise ConfigError(f"--recover-steps is {self.recover_steps}; expected 0 or more.")
         if self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}; expected 0 or more.")
+
+    def _check_plan(self, targets: Mapping[str, float]) -> None:
+        """Refuse options that say otherwise what `plan` says."""
+        for option in [*targets, *["--max-drop"] * (self.max_drop is not None)]:
+            raise ConfigError(f"--plan and {option} can't both be given: a plan says what is kept.")
+        if self.save_plan is not None:
+            raise ConfigError("--plan and --save-plan can't both be given: the plan would be the same one.")
+        if self.rounds > 1:
+            raise ConfigError("--rounds goes down to a target, which --plan doesn't have: leave one of them out.")
 
     def _check_search(self, targets: Mapping[str, float]) -> None:
         """Refuse options that a search for `max_drop` can't use."""

@@ -16,7 +16,7 @@ from onnx_basisprune.graph.channel_tracer import Coupling
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.channels import varying_axes
 from onnx_basisprune.planning.prices import CountedPrice, Price
-from onnx_basisprune.planning.terms import ChannelOffer, LayerTerm, WeightTerm, accumulate_losses
+from onnx_basisprune.planning.terms import ChannelOffer, LayerTerm, WeightTerm, accumulate_losses, sort_channels
 from onnx_basisprune.planning.types import Operation
 from onnx_basisprune.planning.walk import Walk
 
@@ -175,7 +175,7 @@ class TermBuilder:
             found = labels[np.isin(labels, channels)]
             for channel, count in zip(*np.unique(found, return_counts=True), strict=True):
                 touches[int(channel)][index] = int(count)
-        ordered = sorted(touches, key=lambda channel: scores.get(channel, 0.0))
+        ordered = sort_channels(channels, scores)
         block = _find_block(touches.values(), self._align)
         # What is left is a multiple of the block from the first offer on.
         starts = [0, *range(len(ordered) % block or block, len(ordered), block)]

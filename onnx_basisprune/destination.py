@@ -15,24 +15,36 @@ def choose_output(config: CompressionConfig) -> Path | None:
     """Return where the compressed model goes, `None` in a dry run, after checking all places that are written to.
 
     Raises:
-        OutputError: The model or the report is an input or exists without `force`, two results have the same place, or
+        OutputError: The model, the report or the plan is an input or exists without `force`, two results have the same place, or
             one lies in no folder.
     """
     if config.latency_table is not None and not config.latency_table.exists():
         check_writable(config.latency_table, force=False)
-    if config.report is not None:
-        check_not_input(config.report, config, "--report")
-        _check_not_table(config.report, config, "--report")
-        check_writable(config.report, force=config.force)
+    for path, option in ((config.report, "--report"), (config.save_plan, "--save-plan")):
+        if path is not None:
+            check_not_input(path, config, option)
+            _check_not_table(path, config, option)
+            check_writable(path, force=config.force)
+    if config.report is not None and config.save_plan is not None:
+        _check_apart(config.report, config.save_plan, "the report", "--save-plan")
     if config.dry_run:
         return None
     output = config.output or config.model.with_name(f"{config.model.stem}.pruned.onnx")
     check_not_input(output, config, "-o")
     _check_not_table(output, config, "-o")
-    if config.report is not None and output.resolve() == config.report.resolve():
-        raise OutputError(f"{quote(output)} can't be both the model and the report: choose another --report.")
+    if config.report is not None:
+        _check_apart(output, config.report, "the model", "--report")
+    if config.save_plan is not None:
+        _check_apart(output, config.save_plan, "the model", "--save-plan")
     check_writable(output, force=config.force)
     return output
+
+
+def _check_apart(first: Path, second: Path, what: str, option: str) -> None:
+    """Refuse one place for two results."""
+    if first.resolve() == second.resolve():
+        other = "the report" if option == "--report" else "the plan"
+        raise OutputError(f"{quote(first)} can't be both {what} and {other}: choose another {option}.")
 
 
 def _check_not_table(path: Path, config: CompressionConfig, option: str) -> None:
@@ -45,7 +57,7 @@ def check_not_input(path: Path, config: CompressionConfig, option: str) -> None:
     """Refuse to write over what the run reads, whatever name it goes by.
 
     Raises:
-        OutputError: `path` is the same file as the model, the images, the labels or the table of times.
+        OutputError: `path` is the same file as the model, the images, the labels, the table of times or the plan.
     """
     inputs = {
         "model": config.model,
@@ -53,6 +65,7 @@ def check_not_input(path: Path, config: CompressionConfig, option: str) -> None:
         "--val": config.val,
         "--labels": config.labels,
         "--latency-table": config.latency_table,
+        "--plan": config.plan,
     }
     for what, source in inputs.items():
         if source is not None and path.exists() and source.exists() and path.samefile(source):
@@ -67,19 +80,26 @@ def check_data_files(output: Path | None, files: Sequence[Path], config: Compres
     Args:
         output: Where the compressed model goes, `None` in a dry run.
         files: The input model's files, its own first; the output's weights go to a second file where the input's do.
-        config: `report` and `force`.
+        config: `report`, `save_plan` and `force`.
 
     Raises:
-        OutputError: Output, report or the output's second file is one of the input's, or the last exists without
-            `force` or is the report.
+        OutputError: Output, report, plan or the output's second file is one of the input's, or the last exists without
+            `force` or is the report or the plan.
     """
     data = None if output is None else name_data_file(output)
-    for path, option in ((output, "-o"), (data, "-o"), (config.report, "--report")):
+    for path, option in (
+        (output, "-o"),
+        (data, "-o"),
+        (config.report, "--report"),
+        (config.save_plan, "--save-plan"),
+    ):
         if path is not None and path.exists() and any(path.samefile(file) for file in files[1:]):
             raise OutputError(
                 f"{quote(path)} holds weights of the input model, which is never written over: choose another {option}."
             )
     if data is not None and len(files) > 1:
-        if config.report is not None and data.resolve() == config.report.resolve():
-            raise OutputError(f"{quote(data)} can't be both weights and the report: choose another --report.")
+        if config.report is not None:
+            _check_apart(data, config.report, "weights", "--report")
+        if config.save_plan is not None:
+            _check_apart(data, config.save_plan, "weights", "--save-plan")
         check_writable(data, force=config.force)

@@ -39,6 +39,10 @@ class ConfigError(BasispruneError):
     """An option has a value that can't be used: exit code 2, like wrong usage."""
 
 
+class PlanError(BasispruneError):
+    """A saved plan can't be read, or doesn't fit the model."""
+
+
 class ValidationError(BasispruneError):
     """The written model doesn't do what the plan predicted."""
 

@@ -53,6 +53,8 @@ class CompressionOptions(PreprocessOptions, total=False):
     augment: Literal["none", "shift", "shift+flip"]
     exclude: list[str] | tuple[str, ...]
     rounds: int
+    plan: AnyPath | None
+    save_plan: AnyPath | None
     report: AnyPath | None
     dry_run: bool
     force: bool

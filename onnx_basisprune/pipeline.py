@@ -21,6 +21,7 @@ from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.rewrite import set_metadata
 from onnx_basisprune.opening import predict_all
 from onnx_basisprune.progress import Progress, Recorder, Silence
+from onnx_basisprune.replaying import apply_plan, open_plan, save_plan
 from onnx_basisprune.reporting.render_json import render_json
 from onnx_basisprune.results import CompressionReport, ModelMeasurement, TimingReport
 from onnx_basisprune.run import Run, open_run
@@ -64,12 +65,15 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     output = choose_output(config)
     recorder.start("opening")
     run = open_run(config, output, recorder)
+    saved = None if config.plan is None else open_plan(config.plan, run.network, config)
     unit, target = choose_budget(config)
     outlook = assess_run(run, unit, target)
     candidate, search = None, None
     if run.trial is not None and config.max_drop is not None:
         candidate, search = search_candidate(outlook, run.trial, config.max_drop)
         planned, timing = candidate.planned, outlook.describe_timing(candidate.planned)
+    elif saved is not None:
+        planned, timing = apply_plan(saved, outlook), None
     else:
         planned, timing = choose_plan(outlook, target)
     report = replace(describe_plan(run, outlook, planned, timing, output), search=search)
@@ -77,6 +81,8 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
         candidate = candidate or build_candidate(run, outlook.prospect, planned)
         files = publish_model(run, candidate.model, report.compressed, output)
         report = measure_result(replace(report, recovery=candidate.recovery), run, files)
+    if config.save_plan is not None:
+        save_plan(outlook, planned, config.save_plan)
     return finish_report(report, run)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from onnx_basisprune.budget import PlannedCut
 from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
 from onnx_basisprune.costing import Unit
+from onnx_basisprune.files import hash_files
 from onnx_basisprune.graph.dependency import DependencyGroup
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.types import ConvLayer
@@ -82,7 +83,9 @@ def summarize_groups(groups: Sequence[DependencyGroup], removed: Collection[int]
 
 
 def choose_budget(config: CompressionConfig) -> tuple[Unit, float]:
-    """Return the unit of the budget and the fraction to keep; a search begins at everything."""
+    """Return the unit of the budget and the fraction to keep; a search or a saved plan begins at everything."""
+    if config.plan is not None:
+        return "macs", 1.0
     if config.max_drop is not None:
         return config.minimize, 1.0
     if config.target_latency is not None:
@@ -100,7 +103,7 @@ def judge_gates(config: CompressionConfig, report: CompressionReport, has_anythi
     if config.max_drop is not None:
         drop = 0.0 if report.drop_pp is None else report.drop_pp.estimate
         gates.append(Gate("max_drop", config.max_drop, drop, drop <= config.max_drop))
-    elif has_anything or any(target is not None for target in targets):
+    elif config.plan is None and (has_anything or any(target is not None for target in targets)):
         reached = _measure_share(unit, report)
         tolerance = _CLOCK_TOLERANCE if unit == "latency" else 0.0
         gates.append(Gate(f"target_{unit}", asked, reached, reached <= asked * (1 + tolerance)))
@@ -130,6 +133,14 @@ def describe_config(
     return {**values, "output": None if output is None else str(output), "preprocessing": dict(preprocessing)}
 
 
+def describe_target(config: CompressionConfig) -> dict[str, float | str]:
+    """Return what a run was asked for; of a saved plan, which one."""
+    if config.plan is not None:
+        return {"plan_sha256": hash_files([config.plan])}
+    unit, target = choose_budget(config)
+    return {unit: target} if config.max_drop is None else {"max_drop": config.max_drop, "minimize": unit}
+
+
 def describe_metadata(
     config: CompressionConfig, version: str, original: ModelMeasurement, compressed: ModelMeasurement
 ) -> dict[str, str]:
@@ -137,9 +148,8 @@ def describe_metadata(
 
     The same run writes the same bytes: no time, no path.
     """
-    unit, target = choose_budget(config)
     done = {
-        "target": {unit: target} if config.max_drop is None else {"max_drop": config.max_drop, "minimize": unit},
+        "target": describe_target(config),
         "basis": config.basis,
         "prune": config.prune,
         "recover": config.recover,

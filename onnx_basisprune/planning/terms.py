@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,11 @@ class ChannelOffer:
 def accumulate_losses(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return `lost[r]`, the sum of all but the `r` best scores, `[n + 1]`; summed from the small end."""
     return np.concatenate([np.cumsum(np.sort(scores))[::-1], [0.0]])
+
+
+def sort_channels(channels: NDArray[np.int64], scores: Mapping[int, float]) -> list[int]:
+    """Return a group's channels, least score first, of equal ones in their order: those that go first."""
+    return sorted(channels.tolist(), key=lambda channel: scores.get(channel, 0.0))
 
 
 def select_best(scores: NDArray[np.float64], rank: int) -> NDArray[np.int64]:

@@ -62,6 +62,8 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "recover_steps": (["--recover-steps", "0"], 0),
     "augment": (["--augment", "shift+flip"], "shift+flip"),
     "exclude": (["--exclude", "a", "--exclude", "b,c"], ("a", "b,c")),
+    "plan": (["--plan", "p.json"], Path("p.json")),
+    "save_plan": (["--save-plan", "p.json"], Path("p.json")),
     "report": (["--report", "r.json"], Path("r.json")),
     "dry_run": (["--dry-run"], True),
     "force": (["--force"], True),
@@ -244,7 +246,7 @@ def test_a_dry_run_shows_predictions_and_layers(fake: FakeRun) -> None:
     assert "predicted" in result.stdout
     assert "Median latency" not in result.stdout
     assert "6 of 16" in result.stdout
-    assert result.stdout.endswith("Dry run: nothing was written.\n")
+    assert result.stdout.endswith("Dry run: no model was written.\n")
 
 
 def test_a_whole_run_by_the_command_writes_model_and_report(tmp_path: Path) -> None:
