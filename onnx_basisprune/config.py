@@ -124,8 +124,7 @@ class CompressionConfig(PreprocessConfig):
             "--target-latency": self.target_latency,
         }
         given = {option: target for option, target in targets.items() if target is not None}
-        if self.plan is not None:
-            self._check_plan(given)
+        self._check_plan(given)
         if self.max_drop is not None:
             self._check_search(given)
         if len(given) > 1:
@@ -152,6 +151,8 @@ class CompressionConfig(PreprocessConfig):
 
     def _check_plan(self, targets: Mapping[str, float]) -> None:
         """Refuse options that say otherwise what `plan` says."""
+        if self.plan is None:
+            return
         for option in [*targets, *["--max-drop"] * (self.max_drop is not None)]:
             raise ConfigError(f"--plan and {option} can't both be given: a plan says what is kept.")
         if self.save_plan is not None:

@@ -15,8 +15,8 @@ def choose_output(config: CompressionConfig) -> Path | None:
     """Return where the compressed model goes, `None` in a dry run, after checking all places that are written to.
 
     Raises:
-        OutputError: The model, the report or the plan is an input or exists without `force`, two results have the same place, or
-            one lies in no folder.
+        OutputError: The model, the report or the plan is an input or exists without `force`, two results have the same
+            place, or one lies in no folder.
     """
     if config.latency_table is not None and not config.latency_table.exists():
         check_writable(config.latency_table, force=False)

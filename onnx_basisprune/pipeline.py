@@ -20,8 +20,9 @@ from onnx_basisprune.files import count_bytes, hash_files, make_staging_folder, 
 from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.rewrite import set_metadata
 from onnx_basisprune.opening import predict_all
+from onnx_basisprune.plan_file import read_plan
 from onnx_basisprune.progress import Progress, Recorder, Silence
-from onnx_basisprune.replaying import apply_plan, open_plan, save_plan
+from onnx_basisprune.replaying import apply_plan, check_fit, save_plan
 from onnx_basisprune.reporting.render_json import render_json
 from onnx_basisprune.results import CompressionReport, ModelMeasurement, TimingReport
 from onnx_basisprune.run import Run, open_run
@@ -63,9 +64,11 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     """
     recorder = Recorder(progress or Silence())
     output = choose_output(config)
+    saved = None if config.plan is None else read_plan(config.plan)
     recorder.start("opening")
     run = open_run(config, output, recorder)
-    saved = None if config.plan is None else open_plan(config.plan, run.network, config)
+    if saved is not None:
+        check_fit(saved, run.network, config)
     unit, target = choose_budget(config)
     outlook = assess_run(run, unit, target)
     candidate, search = None, None

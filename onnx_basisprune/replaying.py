@@ -16,7 +16,7 @@ from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.errors import PlanError, quote
 from onnx_basisprune.files import write_atomically
 from onnx_basisprune.network import Network
-from onnx_basisprune.plan_file import SavedPlan, Share, read_plan, render_plan
+from onnx_basisprune.plan_file import SavedPlan, Share, render_plan
 from onnx_basisprune.planning.terms import accumulate_losses, select_best, sort_channels
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.pricing import choose_align
@@ -61,9 +61,7 @@ def make_plan(
         parameters=(original.parameters, forecast.parameters),
         layers={name: Share(ranks.get(name), layer.full_rank) for name, layer in network.eligible.items()},
         groups={
-            group.name: Share(
-                sum(channel not in removed for channel in group.channels.tolist()), len(group.channels)
-            )
+            group.name: Share(sum(channel not in removed for channel in group.channels.tolist()), len(group.channels))
             for group in network.channels.groups
             if not group.blocked_by
         },
@@ -88,28 +86,25 @@ def _describe_options(outlook: Outlook) -> dict[str, Any]:
     }
 
 
-def open_plan(path: Path, network: Network, config: CompressionConfig) -> SavedPlan:
-    """Read a plan that is to be applied to a network.
+def check_fit(saved: SavedPlan, network: Network, config: CompressionConfig) -> None:
+    """Refuse a plan of another network, or one that the options don't allow.
 
     Raises:
-        PlanError: It can't be read, or doesn't fit.
+        PlanError: It doesn't fit; the message tells the first difference.
     """
-    saved = read_plan(path)
-    for problem in _list_problems(saved, network, config):
-        raise PlanError(
-            f"plan {quote(path)} doesn't fit {quote(config.model)}: {problem}; "
-            "make one for this model with --save-plan."
-        )
-    return saved
-
-
-def _list_problems(saved: SavedPlan, network: Network, config: CompressionConfig) -> Iterator[str]:
-    """Go through the reasons why a plan doesn't fit, the network's structure first."""
     difference = find_difference(saved.nodes, describe_structure(network))
-    if difference is not None:
-        yield difference
-    if saved.input_shape != network.input_shape:
-        yield f"the input has shape {network.input_shape}, in the plan it has {saved.input_shape}"
+    if difference is None and saved.input_shape != network.input_shape:
+        difference = f"the input has shape {network.input_shape}, in the plan it has {saved.input_shape}"
+    problems = [*_list_layer_problems(saved, network, config), *_list_group_problems(saved, network, config)]
+    if difference is not None or problems:
+        raise PlanError(
+            f"plan {quote(config.plan)} doesn't fit {quote(config.model)}: {difference or problems[0]}; make a plan "
+            "for this model and these options with --save-plan."
+        )
+
+
+def _list_layer_problems(saved: SavedPlan, network: Network, config: CompressionConfig) -> Iterator[str]:
+    """Go through the layers that can't be decomposed as a plan says."""
     layers = {layer.name: layer for layer in network.layers}
     for name, share in saved.layers.items():
         layer = layers.get(name)
@@ -121,6 +116,10 @@ def _list_problems(saved: SavedPlan, network: Network, config: CompressionConfig
             yield f"{quote(name)} has {layer.full_rank} components, in the plan {share.total}"
         elif config.prune == "channels":
             yield f"it decomposes {quote(name)}, which --prune channels doesn't allow"
+
+
+def _list_group_problems(saved: SavedPlan, network: Network, config: CompressionConfig) -> Iterator[str]:
+    """Go through the groups that can't lose channels as a plan says."""
     groups = {group.name: group for group in network.channels.groups}
     for name, share in saved.groups.items():
         group = groups.get(name)
@@ -158,7 +157,9 @@ def apply_plan(saved: SavedPlan, outlook: Outlook) -> PlannedCut:
         if share.kept is None or share.kept == share.total:
             continue
         if not any(assessment.channels.get(int(channel)) for channel in group.channels):
-            raise PlanError(f"the plan removes channels of {quote(group.name)}, on which the class scores don't depend.")
+            raise PlanError(
+                f"the plan removes channels of {quote(group.name)}, on which the class scores don't depend."
+            )
         removed = sort_channels(group.channels, assessment.channels)[: share.total - share.kept]
         channels[group.name] = group.channels[~np.isin(group.channels, removed)]
     plan = Plan(components, channels)

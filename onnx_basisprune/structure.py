@@ -108,7 +108,7 @@ def _describe_difference(index: int, planned: NodeRecord, found: NodeRecord) -> 
         if one != other:
             return f"input {number} of {where} is {quote(other)}, in the plan it is {quote(one)}"
     for name in sorted({*planned.attributes, *found.attributes}):
-        one, other = planned.attributes.get(name), found.attributes.get(name)
-        if one != other:
-            return f"attribute {quote(name)} of {where} is {quote(other)}, in the plan it is {quote(one)}"
+        was, is_now = planned.attributes.get(name), found.attributes.get(name)
+        if was != is_now:
+            return f"attribute {quote(name)} of {where} is {quote(is_now)}, in the plan it is {quote(was)}"
     return f"the output of {where} has shape {found.output_shape}, in the plan it has {planned.output_shape}"
