@@ -31,7 +31,12 @@ class ModelTiming:
 
 @dataclass(frozen=True)
 class NodePart:
-    """A node of onnxruntime's optimised graph: the model's node that it stands for, and its part of a run."""
+    """A node of onnxruntime's optimised graph: the model's node that it stands for, and its part of a run.
+
+    Attributes:
+        name: The model's node.
+        ms: Its time in a run, in milliseconds.
+    """
 
     name: str
     ms: float
@@ -85,7 +90,14 @@ class BenchmarkRun:
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """Latency of one model, or of two against each other."""
+    """Latency of one model, or of two against each other.
+
+    Attributes:
+        config: Every option by its name.
+        environment: What it was measured on.
+        runs: One per batch size and number of threads, batch sizes outermost.
+        format_version: Grows when a key changes its meaning or goes.
+    """
 
     config: dict[str, Any]
     environment: dict[str, Any]

@@ -9,7 +9,13 @@ from onnx_basisprune.results import FORMAT_VERSION, GroupReport
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A model's input or output; unknown dimensions are `None`, as is a shape of unknown length."""
+    """A model's input or output.
+
+    Attributes:
+        name: As in the file.
+        dtype: Type of its elements, such as `float32`.
+        shape: Its dimensions, unknown ones are `None`; `None` where their number isn't known.
+    """
 
     name: str
     dtype: str
@@ -61,6 +67,7 @@ class Inspection:
         uncounted_ops: op_types whose multiply-adds couldn't be counted.
         nodes: Of the normalised graph, in its order.
         groups: Channels that can only go together, and why some must stay; all are kept here.
+        format_version: Grows when a key changes its meaning or goes.
     """
 
     model: str

@@ -5,12 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from onnx_basisprune.course_report import RecoveryReport, SearchLook, SearchReport, TimingReport
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Accuracy",
+    "ClassReport",
+    "CompressionReport",
+    "EvaluationReport",
+    "Gate",
+    "GroupReport",
+    "Interval",
+    "Latency",
+    "LayerReport",
+    "ModelMeasurement",
+    "RecoveryReport",
+    "SearchLook",
+    "SearchReport",
+    "Speedup",
+    "TimingReport",
+]
+
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the ends of its 95 % confidence interval, all in the same unit."""
+    """An estimate with the ends of its 95 % confidence interval, all in the same unit.
+
+    Attributes:
+        estimate: What is most likely.
+        low: The interval's lower end.
+        high: Its upper end.
+    """
 
     estimate: float
     low: float
@@ -38,7 +65,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one run of one batch, in milliseconds, with what it was measured on."""
+    """Time of one run of one batch, in milliseconds, with what it was measured on.
+
+    Attributes:
+        median_ms: Median time of a run.
+        p90_ms: Nine of ten runs take no longer.
+        batch_size: Images in a run.
+        runs: How many runs were timed.
+    """
 
     median_ms: float
     p90_ms: float
@@ -69,7 +103,13 @@ class ModelMeasurement:
 
 @dataclass(frozen=True)
 class Speedup:
-    """Old time divided by new time, with a 95 % interval over paired runs."""
+    """Old time divided by new time, with a 95 % interval over paired runs.
+
+    Attributes:
+        median: The speed-up: 2 is twice as fast, below 1 is slower.
+        low: The interval's lower end.
+        high: Its upper end.
+    """
 
     median: float
     low: float
@@ -126,105 +166,19 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class Gate:
-    """One pass-or-fail line: what was asked, what was reached."""
+    """One pass-or-fail line: what was asked, what was reached.
+
+    Attributes:
+        name: The option that asked.
+        asked: Its value.
+        reached: What was measured, in the same unit.
+        passed: Whether that will do.
+    """
 
     name: str
     asked: float
     reached: float
     passed: bool
-
-
-@dataclass(frozen=True)
-class TimingReport:
-    """How the plan was held to the clock.
-
-    Attributes:
-        table_sha256: Of the latency table with all times that the plan was made with.
-        block: Channel counts that onnxruntime's kernels fill up to a multiple of.
-        align: Ranks and kept channels are multiples of this.
-        predicted: Time of the planned model by the table, as a fraction of the original's; `None` where the budget
-            wasn't one of time.
-        measured: The same by the clock, before the recovery; `None` where it wasn't measured.
-        plans: How many plans were timed.
-    """
-
-    table_sha256: str
-    block: int
-    align: int
-    predicted: float | None = None
-    measured: float | None = None
-    plans: int = 0
-
-
-@dataclass(frozen=True)
-class SearchLook:
-    """One budget that a search tried.
-
-    Attributes:
-        target: The fraction to keep that the plan was made for.
-        kept: The fraction that it keeps, by the forecast.
-        recovered: Whether it was recovered.
-        drop_pp: Drop on the images that candidates are chosen on, in percentage points.
-        standard_error_pp: Its standard error.
-        accepted: Whether the sum of the two is within the bound.
-        seconds: What the look took.
-    """
-
-    target: float
-    kept: float
-    recovered: bool
-    drop_pp: float
-    standard_error_pp: float
-    accepted: bool
-    seconds: float
-
-
-@dataclass(frozen=True)
-class SearchReport:
-    """The course of a search for the smallest model within a bound.
-
-    Attributes:
-        minimize: What was made small: `macs`, `params` or `latency`.
-        max_drop_pp: The bound, in percentage points.
-        images: How many candidates were chosen on.
-        looks: What was tried, in order.
-        claims: How often the images for the claim were looked at: once, unless the claim failed.
-        stopped: Whether the time limit ended it.
-    """
-
-    minimize: str
-    max_drop_pp: float
-    images: int
-    looks: tuple[SearchLook, ...]
-    claims: int
-    stopped: bool
-
-
-@dataclass(frozen=True)
-class RecoveryReport:
-    """The recovery's course.
-
-    Attributes:
-        mode: `scale` or `full`.
-        steps: Optimiser steps taken, those of attempts that were given up included.
-        kept: Whether the tuned values were kept (they are dropped where they made nothing better).
-        held_out_loss_before: Distillation loss on held-out calibration images before.
-        held_out_loss_after: The same for the values that were kept.
-        curve: `(step, held-out loss, learning rate)` at each check.
-        learning_rate: The highest of the last attempt, as a fraction of each weight's size per step.
-        precision: What the steps' products were rounded to: `bfloat16` where that is faster, else `float32`.
-        images_per_second: Images learned from divided by the seconds that it took, with all checks.
-    """
-
-    mode: str
-    steps: int
-    kept: bool
-    held_out_loss_before: float
-    held_out_loss_after: float
-    curve: tuple[tuple[int, float, float], ...] = ()
-    learning_rate: float | None = None
-    precision: str = "float32"
-    images_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -250,7 +204,28 @@ class ClassReport:
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """Everything a run found out; `reporting.render_json` writes it with these keys."""
+    """Everything a run found out; `reporting.render_json` writes it with these keys.
+
+    Attributes:
+        config: Every option by its name, with the output and the `preprocessing` that were really used.
+        environment: Versions, CPU, threads, execution provider, seed, and SHA-256 of both models.
+        original: The model that was given.
+        compressed: The one that was made; of a dry run what is predicted.
+        speedup: `None` in a dry run.
+        drop_pp: Loss of accuracy in percentage points; without labels 100 minus the agreement in percent. `None` in a
+            dry run.
+        layers: Every Conv of the original, in graph order.
+        groups: Every group of channels that can only go together.
+        gates: What had to be reached.
+        recovery: `None` where nothing was tuned.
+        timings: Stage → seconds.
+        timing: How time entered the plan; `None` where it didn't.
+        search: The course of a search for `--max-drop`; `None` where a target was given.
+        warnings: What the user should look at.
+        frontier: Other sizes that were looked at, with their accuracy.
+        per_class: Accuracy class by class; empty without labels.
+        format_version: Grows when a key changes its meaning or goes.
+    """
 
     config: dict[str, Any]
     environment: dict[str, Any]
@@ -283,6 +258,7 @@ class EvaluationReport:
         reference: Of the reference on the same images; `None` where none was given.
         drop_pp: Reference minus model; without labels 100 minus the agreement in percent.
         warnings: What the user should look at.
+        format_version: Grows when a key changes its meaning or goes.
     """
 
     config: dict[str, Any]

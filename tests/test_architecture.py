@@ -25,7 +25,7 @@ OWNED = {
     "reporting": {"jinja2", "matplotlib"},
     "cli": {"click", "rich"},
 }
-FREE_MODULES = {"errors", "config", "results", "benchmark_report", "inspection_report", "numbers"}
+FREE_MODULES = {"errors", "config", "results", "course_report", "benchmark_report", "inspection_report", "numbers"}
 # Which rooms and top-level modules each room may import, besides itself.
 SEES = {
     "planning": FREE_MODULES,
