@@ -14,8 +14,8 @@ from onnx_basisprune.budget import PlannedCut
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.graph.head import find_classifier
+from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.model_io import save_model
-from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
 from onnx_basisprune.opening import Images, predict_all
 from onnx_basisprune.refitting import refit_network
@@ -80,7 +80,7 @@ def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: 
 def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predictions:
     """Return what onnxruntime makes of a candidate on images."""
     with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-        path = save_model(candidate.model, Path(folder, "candidate.onnx"))[0]
+        path = save_model(run.restore_types(candidate.model), Path(folder, "candidate.onnx"))[0]
         session = Session(path, threads=run.config.threads, provider=run.config.provider)
         return predict_all(replace(run.subject, session=session), images, run.config.batch_size, "trying", run.recorder)
 
@@ -88,7 +88,7 @@ def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predict
 def _recover(run: Run, model: ModelProto, pairs: Mapping[str, PairNames]) -> tuple[ModelProto, RecoveryReport]:
     """Tune the weights that `--recover` names."""
     config, head = run.config, run.calibration.head
-    student = extract_program(model)
+    student = read_program(model)
     is_large = np.prod([size or 1 for size in run.images.load(np.arange(1)).shape]) > _LARGE_IMAGE
     settings = RecoverySettings(
         steps=config.recover_steps,

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from onnx_basisprune.budget import Budget, PlannedCut
 from onnx_basisprune.costing import Unit, sum_latency
 from onnx_basisprune.fitting import fit_latency
+from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.pricing import Pricing, choose_align
 from onnx_basisprune.results import TimingReport
 from onnx_basisprune.rounds import Prospect, assess_in_rounds
 from onnx_basisprune.run import Run
 from onnx_basisprune.timing import time_pair
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 # How long a plan's model is timed, at most.
 _LOOK_SECONDS = 6.0
@@ -54,9 +60,11 @@ class Outlook:
         align = choose_align(self.run.config, self.unit, prices.block)
         return TimingReport(self.pricing.digest, prices.block, align, predicted)
 
-    def time_model(self, path: Path) -> float:
-        """Return the time of a model file as a fraction of the original's."""
-        speedup = time_pair(path, self.run.network.input_shape[1:], self.run.config, _LOOK_SECONDS).speedup
+    def time_model(self, model: ModelProto) -> float:
+        """Return the time of a model as a fraction of the original's."""
+        with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
+            path = save_model(self.run.restore_types(model), Path(folder, "planned.onnx"))[0]
+            speedup = time_pair(path, self.run.network.input_shape[1:], self.run.config, _LOOK_SECONDS).speedup
         return 1.0 if speedup is None else 1 / speedup.median
 
 

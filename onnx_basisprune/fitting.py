@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from onnx_basisprune.budget import Budget, PlannedCut
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.cutting import cut_network
-from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.pricing import Pricing
 from onnx_basisprune.progress import Recorder
 from onnx_basisprune.rounds import Prospect
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 # A plan stands where it takes this share of the time that it may take, from and to; a clock can't tell more.
 _LEAST_SHARE, _LARGEST_SHARE = 0.93, 1.0
@@ -42,7 +43,7 @@ def fit_latency(
     prospect: Prospect,
     whole: float,
     target: float,
-    time_model: Callable[[Path], float],
+    time_model: Callable[[ModelProto], float],
     pricing: Pricing,
     config: CompressionConfig,
     recorder: Recorder,
@@ -53,7 +54,7 @@ def fit_latency(
         prospect: What plans are made from.
         whole: The original's time by the table, in microseconds.
         target: The fraction.
-        time_model: Returns the time of a model file as a fraction of the original's.
+        time_model: Returns the time of a model as a fraction of the original's.
         pricing: Keeps how far measured times are from predicted ones, for the next run.
         config: As for every plan.
         recorder: Told how far it is.
@@ -97,11 +98,10 @@ def _choose_limit(looks: Sequence[TimedPlan], target: float) -> float:
     return start * target / last.measured
 
 
-def _time_plan(prospect: Prospect, planned: PlannedCut, time_model: Callable[[Path], float]) -> float:
+def _time_plan(prospect: Prospect, planned: PlannedCut, time_model: Callable[[ModelProto], float]) -> float:
     """Time a plan's model, without recovery: that changes values only."""
     model, _ = cut_network(prospect.network, prospect.assessment, planned.plan)
-    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-        return time_model(save_model(model, Path(folder, "planned.onnx"))[0])
+    return time_model(model)
 
 
 def _is_same(one: Plan, other: Plan) -> bool:

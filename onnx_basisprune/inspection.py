@@ -8,6 +8,7 @@ from pathlib import Path
 from onnx_basisprune.errors import ConfigError
 from onnx_basisprune.files import count_bytes
 from onnx_basisprune.graph.cost import ModelCost, NodeCost, measure_cost
+from onnx_basisprune.graph.half_precision import widen_model
 from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.graph.model_io import read_model, read_opset
 from onnx_basisprune.graph.normalize import normalize_model
@@ -39,7 +40,7 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
         raise ConfigError(f"--input-shape is {list(input_shape)}; expected whole numbers over 0.")
     model, files = read_model(path)
     program = extract_program(model)
-    normalized = normalize_model(model)
+    normalized = normalize_model(widen_model(model))
     shapes = {program.inputs[0].name: input_shape} if program.inputs and input_shape is not None else None
     cost = measure_cost(normalized, shapes)
     return Inspection(

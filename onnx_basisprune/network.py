@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_basisprune.graph.cost import ModelCost, measure_cost
 from onnx_basisprune.graph.dependency import ChannelMap, map_channels
 from onnx_basisprune.graph.layers import list_conv_layers
-from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.surgery import find_unfit_groups
 from onnx_basisprune.planning.types import ConvLayer, Operation, Program
 
@@ -85,7 +85,7 @@ def read_network(normalized: ModelProto, input_shape: tuple[int, ...], exclude: 
     Raises:
         ConfigError: `exclude` names a node that doesn't exist.
     """
-    program = extract_program(normalized)
+    program = read_program(normalized)
     shapes = {program.inputs[0].name: input_shape}
     cost = measure_cost(normalized, shapes)
     counted = {node.name for node in cost.nodes if node.macs is not None}

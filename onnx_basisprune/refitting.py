@@ -11,7 +11,7 @@ from onnx_basisprune.assessment import Calibration
 from onnx_basisprune.calibration.refit import LoadImages, RefitSettings, refit_program
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.graph.editing import list_captured, list_overridable
-from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
 from onnx_basisprune.graph.shapes import Shape, infer_shapes
 from onnx_basisprune.network import Network
@@ -56,7 +56,7 @@ def refit_network(
     Returns:
         The model with new weights, or as it was where they don't better it on held-out images.
     """
-    student = extract_program(model)
+    student = read_program(model)
     locked = list_overridable(model) | set(list_captured(model))
     layers = list_refit_layers(network, student, pairs, removed, locked, config.exclude)
     if not layers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,11 @@ from onnx_basisprune.calibration.batching import can_batch
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.destination import check_data_files
-from onnx_basisprune.errors import DataError
+from onnx_basisprune.errors import DataError, quote
 from onnx_basisprune.files import count_bytes
+from onnx_basisprune.foreign import list_black_boxes, record_opaque_shapes
 from onnx_basisprune.graph.cost import measure_cost
+from onnx_basisprune.graph.half_precision import narrow_model, widen_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.tensors import drop_weights
 from onnx_basisprune.network import Network, read_network
@@ -27,6 +29,9 @@ from onnx_basisprune.results import ModelMeasurement
 from onnx_basisprune.runtime.baseline import check_above_chance
 from onnx_basisprune.runtime.evaluation import Predictions, summarize_accuracy
 from onnx_basisprune.validation import compare_runtimes
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,10 @@ class Run:
         """Return how far the original's outputs in onnxruntime are from PyTorch's, as a fraction of the largest."""
         return compare_runtimes(self.subject.session, Executor(self.network.program), x)
 
+    def restore_types(self, model: ModelProto) -> ModelProto:
+        """Return a compressed model in the types of the original: what is computed in float32 may be float16."""
+        return narrow_model(model, self.subject.model)
+
 
 def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder) -> Run:
     """Open the model and the images, and measure the original.
@@ -104,10 +113,16 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
     shape = (1, *sample.shape[1:])
     # Of the file, before anything is folded.
     parameters = measure_cost(subject.model, {subject.input.name: shape}).parameters
-    normalized = normalize_model(subject.model)
+    normalized = normalize_model(widen_model(subject.model))
+    record_opaque_shapes(normalized, sample, subject.session.fixed_batch)
     # The normalised copy has all that is needed of the weights, and they may take half of the memory.
     subject = replace(subject, model=drop_weights(subject.model))
     network = read_network(normalized, shape, config.exclude)
+    for operation in list_black_boxes(network.program, subject.head.logits):
+        recorder.warn(
+            f"no gradient passes node {quote(operation.name)} ({operation.op_type}, domain {quote(operation.domain)}): "
+            "what acts on the class scores only through it stays as it is."
+        )
     original = ModelMeasurement(
         network.cost.macs,
         parameters,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from onnx_basisprune.calibration.control_flow import RunBody, bind_bodies
 from onnx_basisprune.calibration.torch_ops import TORCH_OPS
 from onnx_basisprune.errors import ModelError, UnsupportedOpError, quote
-from onnx_basisprune.planning.types import Operation, Program
+from onnx_basisprune.planning.types import Operation, Program, RunNode, TensorSpec
 
 Observer = Callable[[Operation, tuple[torch.Tensor, ...]], "Sequence[torch.Tensor] | None"]
 Aliaser = Callable[[Operation, int, torch.Tensor], torch.Tensor]
@@ -199,17 +200,12 @@ def _bind_operation(operation: Operation) -> _Step:
     Raises:
         UnsupportedOpError: The operator, or an attribute of it, isn't in the table.
     """
-    graphs = [name for name, value in operation.attributes.items() if value is None]
-    function = None if operation.domain or graphs else TORCH_OPS.get(operation.op_type)
-    if function is None:
-        what = "has an inner graph and" if graphs else "isn't among the known operators and"
-        raise UnsupportedOpError(
-            f"{_describe_node(operation)} {what} can't be run in PyTorch: --exclude doesn't help, since "
-            "every node is run; replace the node by standard ONNX operators or simplify the model first."
-        )
     outputs = operation.outputs
     while outputs and not outputs[-1]:  # trailing outputs without a name aren't asked for
         outputs = outputs[:-1]
+    function = _find_function(operation)
+    if operation.bodies or operation.fallback is not None:  # attributes are bound already
+        return _Step(operation, function, operation.inputs, outputs)
     attributes = {name: _convert_attribute(value, operation, name) for name, value in operation.attributes.items()}
     try:
         signature = inspect.signature(function)
@@ -225,6 +221,49 @@ def _bind_operation(operation: Operation) -> _Step:
         raise _refuse_attributes(operation, str(error)) from error
     bound = partial(function, **attributes) if attributes else function
     return _Step(operation, bound, operation.inputs, outputs)
+
+
+def _find_function(operation: Operation) -> Callable[..., Any]:
+    """Return what computes a node's outputs from its inputs.
+
+    Raises:
+        UnsupportedOpError: Nothing does.
+    """
+    function: Callable[..., Any] | None = None
+    if operation.bodies:
+        function = bind_bodies(operation, {name: _bind_body(body, operation) for name, body in operation.bodies.items()})
+    elif operation.fallback is not None:
+        function = partial(_run_outside, operation.fallback)
+    elif not operation.domain:
+        function = TORCH_OPS.get(operation.op_type)
+    if function is None:
+        what = "has an inner graph and" if operation.bodies else "isn't among the known operators and"
+        raise UnsupportedOpError(
+            f"{_describe_node(operation)} {what} can't be run in PyTorch: --exclude doesn't help, since "
+            "every node is run; replace the node by standard ONNX operators or simplify the model first."
+        )
+    return function
+
+
+def _bind_body(program: Program, operation: Operation) -> RunBody:
+    """Return what runs an inner graph of a node, which may read all that the node is given."""
+    given = tuple(TensorSpec(name, "", None) for name in operation.inputs if name)
+    executor = Executor(replace(program, inputs=(*program.inputs, *given)))
+    inputs, outputs = [spec.name for spec in program.inputs], [spec.name for spec in program.outputs]
+
+    def run(values: Sequence[torch.Tensor], outer: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        results = executor.run({**outer, **dict(zip(inputs, values, strict=False))}, outputs)
+        return tuple(results[name] for name in outputs)
+
+    return run
+
+
+def _run_outside(run_node: RunNode, *arguments: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    """Run a node outside of PyTorch, on arrays; gradients end here."""
+    # Autocast's bfloat16 is unknown to numpy, and to most operators.
+    wide = (item.detach().float() if item is not None and item.dtype == torch.bfloat16 else item for item in arguments)
+    arrays = [None if item is None else np.ascontiguousarray(item.detach().numpy()) for item in wide]
+    return tuple(torch.from_numpy(array) for array in run_node(arrays))
 
 
 def _refuse_attributes(operation: Operation, cause: str) -> UnsupportedOpError:

@@ -28,12 +28,12 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from onnx_basisprune.graph.inner_graphs import ONNX_DOMAINS, list_outer_names
 from onnx_basisprune.graph.tensors import copy_without, is_shape_operand, sketch_tensor
 
 # graph-surgeon prints its warnings on stdout, where our results go.
 G_LOGGER.severity = G_LOGGER.CRITICAL
 
-ONNX_DOMAINS = ("", "ai.onnx")
 _BODY = ("node", "initializer", "sparse_initializer", "value_info", "quantization_annotation")
 _OPAQUE = "Opaque"
 _FIRST_IR_WITH_OVERRIDABLE_INPUTS = 4
@@ -130,11 +130,8 @@ def list_captured(model: ModelProto) -> list[str]:
     known = {name for node in model.graph.node for name in node.output}
     known.update(tensor.name for tensor in model.graph.initializer)
     known.update(value.name for value in model.graph.input)
-    mentioned = set[str]()
-    for inner in _iterate_inner_graphs(model.graph):
-        mentioned.update(name for node in inner.node for name in node.input)
-        mentioned.update(value.name for value in inner.output)
-    return sorted((mentioned & known) - {""})
+    mentioned = {name for node in model.graph.node for name in list_outer_names(node)}
+    return sorted(mentioned & known)
 
 
 def list_names(model: ModelProto) -> set[str]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from onnx_basisprune.graph.inner_graphs import calls, inline_call, list_outer_names
 from onnx_basisprune.graph.tensors import is_shape_operand
 from onnx_basisprune.planning.types import Operation, Program, TensorSpec
 
@@ -50,20 +51,24 @@ def extract_program(model: ModelProto) -> Program:
         Operations, initializers as numpy arrays (large ones are copied each time that they are asked for), inputs that
         aren't initializers, and outputs.
     """
+    return _extract_graph(model.graph, model)
+
+
+def _extract_graph(graph: GraphProto, model: ModelProto) -> Program:
+    """Return a graph of a model, the main one or an inner one."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if "ai.onnx" in versions:
         versions.setdefault("", versions["ai.onnx"])
-    graph = model.graph
     names = {tensor.name for tensor in graph.initializer}
     return Program(
-        operations=tuple(extract_operation(node, versions, position) for position, node in enumerate(graph.node)),
+        operations=tuple(_extract_operation(node, versions, position, model) for position, node in enumerate(graph.node)),
         initializers=_Arrays(graph.initializer),
         inputs=tuple(describe_value(value) for value in graph.input if value.name not in names),
         outputs=tuple(describe_value(value) for value in graph.output),
     )
 
 
-def extract_operation(node: NodeProto, versions: dict[str, int], position: int) -> Operation:
+def _extract_operation(node: NodeProto, versions: Mapping[str, int], position: int, model: ModelProto) -> Operation:
     """Return one node as plain data; a node without a name is called after its type and position."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     return Operation(
@@ -71,10 +76,33 @@ def extract_operation(node: NodeProto, versions: dict[str, int], position: int) 
         op_type=node.op_type,
         domain=domain,
         version=versions.get(domain, 0),
-        inputs=tuple(node.input),
+        inputs=(*node.input, *(name for name in list_outer_names(node) if name not in node.input)),
         outputs=tuple(node.output),
         attributes={attribute.name: read_attribute(attribute) for attribute in node.attribute},
+        bodies=_Bodies(node, model),
     )
+
+
+class _Bodies(Mapping[str, Program]):
+    """The inner graphs of a node, and the body of a local function that it calls; read where they are asked for."""
+
+    def __init__(self, node: NodeProto, model: ModelProto) -> None:
+        self._graphs = {item.name: item.g for item in node.attribute if item.type == AttributeProto.GRAPH}
+        self._node, self._model = node, model
+        self._is_call = any(calls(node, function) for function in model.functions)
+
+    def __getitem__(self, name: str) -> Program:
+        if name == "" and self._is_call:
+            return extract_program(inline_call(self._node, self._model))
+        return _extract_graph(self._graphs[name], self._model)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._graphs
+        if self._is_call:
+            yield ""
+
+    def __len__(self) -> int:
+        return len(self._graphs) + self._is_call
 
 
 def read_attribute(attribute: AttributeProto) -> Any:

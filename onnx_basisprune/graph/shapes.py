@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from onnx_basisprune.errors import ModelError, quote
 from onnx_basisprune.graph.constant_folding import FOLDABLE_OPS, evaluate_node, read_constant
-from onnx_basisprune.graph.editing import ONNX_DOMAINS
+from onnx_basisprune.graph.inner_graphs import ONNX_DOMAINS, is_opaque
 from onnx_basisprune.graph.model_io import read_opset
 from onnx_basisprune.graph.tensors import copy_without_weights
 
@@ -40,6 +40,10 @@ def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | 
     light = _copy_for_inference(model)
     for value in light.graph.input:
         _fix_shape(value, (input_shapes or {}).get(value.name))
+    batch = _read_batch(light)
+    for value in light.graph.value_info:
+        if not value.type.tensor_type.shape.dim[0].HasField("dim_value"):
+            value.type.tensor_type.shape.dim[0].dim_value = batch
     for value in light.graph.output:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
@@ -72,6 +76,21 @@ def infer_dimensions(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
             )
     result.update((tensor.name, tuple(tensor.dims)) for tensor in model.graph.initializer)
     return result
+
+
+def infer_types(model: ModelProto) -> dict[str, int]:
+    """Return the element types of a model's tensors by name, as far as ONNX can tell.
+
+    Args:
+        model: A checked model; not changed.
+    """
+    graph = _infer_as_far_as_possible(copy_without_weights(model)).graph
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type
+    }
+    return types | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
 
 
 def _compute_shape_values(model: ModelProto, shapes: Mapping[str, Shape], values: dict[str, NDArray[Any]]) -> bool:
@@ -147,7 +166,10 @@ def _copy_for_inference(model: ModelProto) -> ModelProto:
     """Copy a model without its weights; of some nodes that keep a shape, ONNX doesn't know that they do."""
     light = copy_without_weights(model)
     # Recorded shapes may carry symbols that contradict or hide the concrete ones.
+    opaque = {name for node in model.graph.node if is_opaque(node) for name in node.output}
+    kept = [value for value in model.graph.value_info if value.name in opaque and _is_known_but_batch(value)]
     del light.graph.value_info[:]
+    light.graph.value_info.extend(kept)
     for node in light.graph.node:
         if node.op_type in _KEEPING_SHAPE and node.domain in ONNX_DOMAINS:
             node.op_type = "Identity"
@@ -155,7 +177,36 @@ def _copy_for_inference(model: ModelProto) -> ModelProto:
     return light
 
 
-def _fix_shape(value: onnx.ValueInfoProto, shape: Sequence[int] | None) -> None:
+def _is_known_but_batch(value: ValueInfoProto) -> bool:
+    """Return whether all dimensions of a recorded shape but the first are known."""
+    tensor = value.type.tensor_type
+    return len(tensor.shape.dim) > 0 and all(dim.dim_value > 0 for dim in tensor.shape.dim[1:])
+
+
+def _read_batch(model: ModelProto) -> int:
+    """Return the first dimension of the first input, 1 where it isn't known."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else ()
+    return max(1, dims[0].dim_value) if dims else 1
+
+
+def record_shapes(model: ModelProto, arrays: Mapping[str, NDArray[Any]], *, is_batch_fixed: bool) -> None:
+    """State the shapes of some tensors that can't be inferred.
+
+    Args:
+        model: Changed in place.
+        arrays: What the tensors held in a run, by name; the first axis is the batch.
+        is_batch_fixed: Whether the batch is the same in every run.
+    """
+    kept = [value for value in model.graph.value_info if value.name not in arrays]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+    for name, array in arrays.items():
+        shape = [array.shape[0] if is_batch_fixed else None, *array.shape[1:]]
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+
+
+def _fix_shape(value: ValueInfoProto, shape: Sequence[int] | None) -> None:
     """Write concrete dimensions into a graph input, in place."""
     tensor = value.type.tensor_type
     if shape is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+RunNode = Callable[[Sequence["NDArray[Any] | None"]], Sequence[NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,14 @@ class Operation:
         op_type: ONNX operator.
         domain: Operator set's domain, `""` for ONNX's own.
         version: Version of that operator set in the model.
-        inputs: Tensor names; `""` for an omitted optional input.
+        inputs: Tensor names; `""` for an omitted optional input. What inner graphs read of the graph around them
+            stands behind the node's own inputs.
         outputs: Tensor names; `""` for an unused optional output.
         attributes: Attribute values by ONNX name: int, float, str, lists of these, or ndarray for tensors.
             Attributes that hold graphs are present with the value `None`.
+        bodies: Inner graphs by attribute name (of If, Loop, Scan); of a call of a local function its body, by `""`.
+        fallback: Runs the node outside of PyTorch on arrays, one for each input (`None` where omitted); gradients end
+            there. `None` where PyTorch must run it.
     """
 
     name: str
@@ -44,6 +51,8 @@ class Operation:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+    bodies: Mapping[str, Program] = field(default_factory=dict, repr=False, compare=False)
+    fallback: RunNode | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
