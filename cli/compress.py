@@ -17,6 +17,7 @@ from onnx_basisprune.cli.options import (
     preprocess_options,
     provider_option,
     read_verbosity,
+    scores_option,
     verbosity_options,
 )
 from onnx_basisprune.cli.parameter_types import Alignment, Count, TimeSpan
@@ -46,6 +47,7 @@ _data_options = apply_options(
         help="Images for the reported accuracy.  [default: a fifth of --data, which is then not calibrated on]",
     ),
     labels_option(_DATA),
+    scores_option(_DATA),
     option(
         "--limit",
         section=_DATA,

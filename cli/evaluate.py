@@ -16,6 +16,7 @@ from onnx_basisprune.cli.options import (
     preprocess_options,
     provider_option,
     read_verbosity,
+    scores_option,
     verbosity_options,
 )
 from onnx_basisprune.cli.parameter_types import Count
@@ -33,6 +34,7 @@ from onnx_basisprune.config import EvaluationConfig
     help="Images: a folder of class folders, a flat folder (needs --reference), or an .npz with x and y.",
 )
 @labels_option("Images")
+@scores_option("Images")
 @option(
     "--limit",
     section="Images",

@@ -155,6 +155,17 @@ def labels_option(section: str) -> Callable[[Function], Function]:
     )
 
 
+def scores_option(section: str) -> Callable[[Function], Function]:
+    """Return `--scores`; `--output` would be the word, but names the file that is written."""
+    return option(
+        "--scores",
+        section=section,
+        metavar="NAME",
+        help="The model's output that holds the class scores, where it has several; the others stay outputs.  "
+        "[default: the first floating-point one]",
+    )
+
+
 def provider_option(section: str) -> Callable[[Function], Function]:
     """Return `--provider`."""
     return option(

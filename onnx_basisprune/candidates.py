@@ -13,8 +13,8 @@ import numpy as np
 from onnx_basisprune.budget import PlannedCut
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
 from onnx_basisprune.cutting import cut_network
-from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.foreign import read_program
+from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
 from onnx_basisprune.opening import Images, predict_all

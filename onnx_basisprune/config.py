@@ -48,6 +48,7 @@ class CompressionConfig(PreprocessConfig):
         output: Where the compressed model goes; `None` is `<model>.pruned.onnx` beside the model.
         val: Images for the reported figures; `None` splits a fifth off `data`.
         labels: JSON from folder or file name to class index.
+        scores: Name of the model's output that holds the class scores; `None` for its first floating-point one.
         limit: At most this many images of `data` are used for calibration.
         batch_size: Images per batch in calibration and evaluation.
         threads: onnxruntime's intra-op threads for every latency; `None` is onnxruntime's default.
@@ -84,6 +85,7 @@ class CompressionConfig(PreprocessConfig):
     output: Path | None = None
     val: Path | None = None
     labels: Path | None = None
+    scores: str | None = None
     limit: int | None = 2000
     batch_size: int = 64
     threads: int | None = None
@@ -185,6 +187,7 @@ class EvaluationConfig(PreprocessConfig):
         data: Images: a folder or an `.npz`.
         reference: The model that `model` was made from, to compare with.
         labels: JSON from folder or file name to class index.
+        scores: Name of the output that holds the class scores; `None` for the first floating-point one.
         limit: At most this many images, drawn evenly over the classes; `None` for all.
         batch_size: Images per batch.
         threads: onnxruntime's intra-op threads; `None` is onnxruntime's default.
@@ -196,6 +199,7 @@ class EvaluationConfig(PreprocessConfig):
     data: Path = Path("data")
     reference: Path | None = None
     labels: Path | None = None
+    scores: str | None = None
     limit: int | None = None
     batch_size: int = 64
     threads: int | None = None

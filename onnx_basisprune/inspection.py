@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from onnx_basisprune.errors import ConfigError
+import numpy as np
+
+from onnx_basisprune.errors import ConfigError, ModelError
 from onnx_basisprune.files import count_bytes
+from onnx_basisprune.foreign import record_opaque_shapes
 from onnx_basisprune.graph.cost import ModelCost, NodeCost, measure_cost
 from onnx_basisprune.graph.half_precision import widen_model
 from onnx_basisprune.graph.layers import list_conv_layers
@@ -17,6 +22,9 @@ from onnx_basisprune.inspection_report import Inspection, NodeInspection, Tensor
 from onnx_basisprune.network import read_channels
 from onnx_basisprune.planning.types import ConvLayer, TensorSpec
 from onnx_basisprune.results import GroupReport
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequence[int] | None = None) -> Inspection:
@@ -42,6 +50,7 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
     program = extract_program(model)
     normalized = normalize_model(widen_model(model))
     shapes = {program.inputs[0].name: input_shape} if program.inputs and input_shape is not None else None
+    _complete_shapes(normalized, input_shape)
     cost = measure_cost(normalized, shapes)
     return Inspection(
         model=str(path),
@@ -61,6 +70,21 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
             for group in read_channels(normalized, shapes, exclude).groups
         ),
     )
+
+
+def _complete_shapes(normalized: ModelProto, input_shape: Sequence[int] | None) -> None:
+    """Run the model once where ONNX can't infer what its nodes give, and its input's shape is known, in place."""
+    inputs = extract_program(normalized).inputs
+    if len(inputs) != 1 or not inputs[0].shape:
+        return
+    batch, *sizes = inputs[0].shape
+    image = [*input_shape[1:]] if input_shape is not None else [size or 0 for size in sizes]
+    dtype = inputs[0].dtype if inputs[0].dtype in ("float32", "uint8") else ""
+    if not dtype or 0 in image:
+        return
+    # What can't be run here can't be compressed either: its counts stay unknown.
+    with suppress(ModelError):
+        record_opaque_shapes(normalized, np.zeros((1, *image), dtype=dtype), batch)
 
 
 def _describe_tensor(spec: TensorSpec) -> TensorInfo:

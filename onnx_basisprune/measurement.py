@@ -53,11 +53,11 @@ def evaluate_model(config: EvaluationConfig, progress: Progress | None = None) -
             f"{quote(config.data)} has no labels, so there is no accuracy to measure: sort the images into one "
             "folder per class, give --labels, or compare with another model by --reference."
         )
-    subject = open_subject(config.model, config.threads, config.provider)
+    subject = open_subject(config.model, config.threads, config.provider, config.scores)
     # The preprocessing is a property of the original model: a worse one might do better with a wrong guess.
     first = subject
     if config.reference is not None:
-        first = open_subject(config.reference, config.threads, config.provider)
+        first = open_subject(config.reference, config.threads, config.provider, config.scores)
     first, images, detection = _fit_images(first, dataset, config, progress)
     warnings = list(detection.warnings)
     reference = None

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.cost import ModelCost, measure_cost
 from onnx_basisprune.graph.dependency import ChannelMap, map_channels
 from onnx_basisprune.graph.layers import list_conv_layers
-from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.surgery import find_unfit_groups
 from onnx_basisprune.planning.types import ConvLayer, Operation, Program
 

@@ -80,16 +80,19 @@ class Images:
         return load_batch(self.dataset, self.preprocessing, indices).x
 
 
-def open_subject(path: Path, threads: int | None = None, provider: str = DEFAULT_PROVIDER) -> Subject:
+def open_subject(
+    path: Path, threads: int | None = None, provider: str = DEFAULT_PROVIDER, scores: str | None = None
+) -> Subject:
     """Load a classifier.
 
     Args:
         path: An ONNX file.
         threads: onnxruntime's intra-op threads; `None` leaves the choice to onnxruntime.
         provider: Execution provider, see `runtime.session.find_provider`.
+        scores: Name of the output that holds the class scores; `None` for the first floating-point one.
 
     Raises:
-        ConfigError: There is no such execution provider.
+        ConfigError: There is no such execution provider or output.
         ModelError: The file can't be read, or isn't a model with one image input and class scores.
     """
     model, files = read_model(path)
@@ -97,7 +100,7 @@ def open_subject(path: Path, threads: int | None = None, provider: str = DEFAULT
     if len(program.inputs) != 1:
         names = ", ".join(quote(spec.name) for spec in program.inputs) or "none"
         raise ModelError(f"{quote(path)} has {len(program.inputs)} inputs ({names}); expected one, for the images.")
-    return Subject(files, model, Session(path, threads=threads, provider=provider), find_head(program))
+    return Subject(files, model, Session(path, threads=threads, provider=provider), find_head(program, scores))
 
 
 def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -> tuple[Subject, Images, Images]:

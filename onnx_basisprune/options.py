@@ -31,6 +31,7 @@ class CompressionOptions(PreprocessOptions, total=False):
     output: AnyPath | None
     val: AnyPath | None
     labels: AnyPath | None
+    scores: str | None
     limit: int | None
     batch_size: int
     threads: int | None
@@ -65,6 +66,7 @@ class EvaluationOptions(PreprocessOptions, total=False):
 
     reference: AnyPath | None
     labels: AnyPath | None
+    scores: str | None
     limit: int | None
     batch_size: int
     threads: int | None

@@ -10,8 +10,8 @@ import numpy as np
 from onnx_basisprune.assessment import Calibration
 from onnx_basisprune.calibration.refit import LoadImages, RefitSettings, refit_program
 from onnx_basisprune.config import CompressionConfig
-from onnx_basisprune.graph.editing import list_captured, list_overridable
 from onnx_basisprune.foreign import read_program
+from onnx_basisprune.graph.editing import list_captured, list_overridable
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
 from onnx_basisprune.graph.shapes import Shape, infer_shapes
 from onnx_basisprune.network import Network

@@ -21,6 +21,7 @@ from onnx_basisprune.foreign import list_black_boxes, record_opaque_shapes
 from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.half_precision import narrow_model, widen_model
 from onnx_basisprune.graph.normalize import normalize_model
+from onnx_basisprune.graph.quantized import refuse_quantized
 from onnx_basisprune.graph.tensors import drop_weights
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
@@ -100,7 +101,10 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
     Raises:
         BasispruneError: The model, the images or an option can't be used.
     """
-    subject = open_subject(config.model, config.threads, config.provider)
+    subject = open_subject(config.model, config.threads, config.provider, config.scores)
+    refuse_quantized(subject.model)
+    if config.scores is None and len(subject.session.outputs) > 1:
+        recorder.note(f"class scores are read from output {quote(subject.head.output)}; --scores chooses another.")
     subject, images, validation = open_data(subject, config, recorder)
     check_data_files(output, subject.files, config)
     trial = None

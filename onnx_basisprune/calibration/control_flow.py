@@ -52,7 +52,7 @@ def _run_loop(operation: Operation, body: RunBody, arguments: Sequence[torch.Ten
     limit, condition, *rest = arguments
     states = [tensor for tensor in rest[: _count_states(operation)] if tensor is not None]
     outer, stacks, turn = _name_arguments(operation, arguments), list[list[torch.Tensor]](), 0
-    condition = torch.tensor(True) if condition is None else condition  # noqa: FBT003 - a tensor's value
+    condition = torch.tensor(True) if condition is None else condition
     while bool(condition) and (limit is None or turn < int(limit)):
         condition, *results = body((torch.tensor(turn), condition, *states), outer)
         stacked = results[len(states) :]

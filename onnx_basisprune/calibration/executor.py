@@ -231,7 +231,9 @@ def _find_function(operation: Operation) -> Callable[..., Any]:
     """
     function: Callable[..., Any] | None = None
     if operation.bodies:
-        function = bind_bodies(operation, {name: _bind_body(body, operation) for name, body in operation.bodies.items()})
+        function = bind_bodies(
+            operation, {name: _bind_body(body, operation) for name, body in operation.bodies.items()}
+        )
     elif operation.fallback is not None:
         function = partial(_run_outside, operation.fallback)
     elif not operation.domain:

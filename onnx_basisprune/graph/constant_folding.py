@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from onnx_basisprune.graph.editing import ONNX_DOMAINS, bypass_node
+from onnx_basisprune.graph.editing import bypass_node
+from onnx_basisprune.graph.inner_graphs import ONNX_DOMAINS
 
 # Deterministic and cheap; anything else is left to the runtime, which folds at load time.
 FOLDABLE_OPS = frozenset(

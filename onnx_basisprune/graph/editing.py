@@ -28,7 +28,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnx_basisprune.graph.inner_graphs import ONNX_DOMAINS, list_outer_names
+from onnx_basisprune.graph.inner_graphs import ONNX_DOMAINS, iterate_graphs, list_outer_names
 from onnx_basisprune.graph.tensors import copy_without, is_shape_operand, sketch_tensor
 
 # graph-surgeon prints its warnings on stdout, where our results go.
@@ -137,23 +137,13 @@ def list_captured(model: ModelProto) -> list[str]:
 def list_names(model: ModelProto) -> set[str]:
     """Return every name that a new tensor or node must not take, inner graphs' included."""
     names = set[str]()
-    for graph in (model.graph, *_iterate_inner_graphs(model.graph)):
+    for graph in (model.graph, *iterate_graphs(model.graph.node)):
         names.update(value.name for value in (*graph.input, *graph.output, *graph.value_info))
         names.update(tensor.name for tensor in graph.initializer)
         names.update(sparse.values.name for sparse in graph.sparse_initializer)
         for node in graph.node:
             names.update((node.name, *node.input, *node.output))
     return names
-
-
-def _iterate_inner_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Go through the graphs in a graph's attributes, at every depth."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            inner_graphs = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-            for inner in inner_graphs:
-                yield inner
-                yield from _iterate_inner_graphs(inner)
 
 
 def _sketch_node(node: NodeProto) -> NodeProto:

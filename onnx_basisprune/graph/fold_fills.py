@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnx_basisprune.graph.editing import ONNX_DOMAINS, list_names, list_overridable, make_unique
+from onnx_basisprune.graph.editing import list_names, list_overridable, make_unique
+from onnx_basisprune.graph.inner_graphs import ONNX_DOMAINS
 from onnx_basisprune.graph.model_io import read_opset
 from onnx_basisprune.graph.shapes import infer_dimensions
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnx_basisprune.graph.constant_folding import FOLDABLE_OPS, evaluate_node
-from onnx_basisprune.graph.editing import ONNX_DOMAINS, list_overridable
+from onnx_basisprune.graph.editing import list_overridable
+from onnx_basisprune.graph.inner_graphs import ONNX_DOMAINS
 from onnx_basisprune.graph.model_io import read_opset
 from onnx_basisprune.graph.shapes import SHAPE_TYPES, infer_dimensions
 from onnx_basisprune.graph.tensors import is_shape_operand

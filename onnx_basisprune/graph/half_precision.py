@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from onnx_basisprune.graph.inner_graphs import iterate_graphs, iterate_nodes
 from onnx_basisprune.graph.shapes import infer_types
 from onnx_basisprune.graph.tensors import iterate_tensors
 
@@ -20,6 +21,8 @@ _HALF, _FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 _LARGEST = float(np.finfo(np.float16).max)
 # Attributes that say what type a node gives.
 _TYPE_ATTRIBUTES = ("to", "dtype")
+# What no step changes: graphs, and the tensors of Constant and ConstantOfShape.
+_BODY_ATTRIBUTES = (AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.TENSOR)
 
 
 def has_half(model: ModelProto) -> bool:
@@ -28,7 +31,7 @@ def has_half(model: ModelProto) -> bool:
     return (
         any(value.type.tensor_type.elem_type == _HALF for value in values)
         or any(tensor.data_type == _HALF for tensor in iterate_tensors(model))
-        or any(True for _ in _find_type_attributes(_iterate_nodes(model), _HALF))
+        or any(True for _ in _find_type_attributes(iterate_nodes(model), _HALF))
     )
 
 
@@ -51,7 +54,7 @@ def widen_model(model: ModelProto) -> ModelProto:
     for value in _iterate_values(wide):
         if value.type.tensor_type.elem_type == _HALF:
             value.type.tensor_type.elem_type = _FLOAT
-    for attribute in _find_type_attributes(_iterate_nodes(wide), _HALF):
+    for attribute in _find_type_attributes(iterate_nodes(wide), _HALF):
         attribute.i = _FLOAT
     return wide
 
@@ -107,9 +110,8 @@ def _restore_bodies(model: ModelProto, original: ModelProto) -> None:
         before = next((nodes[name] for name in node.output if name in nodes), None)
         old = {} if before is None else {attribute.name: attribute for attribute in before.attribute}
         for attribute in node.attribute:
-            if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.TENSOR):
-                if attribute.name in old:
-                    attribute.CopyFrom(old[attribute.name])
+            if attribute.type in _BODY_ATTRIBUTES and attribute.name in old:
+                attribute.CopyFrom(old[attribute.name])
     del model.functions[:]
     model.functions.extend(original.functions)
 
@@ -123,28 +125,10 @@ def _convert_tensor(tensor: TensorProto, data_type: int) -> None:
     tensor.CopyFrom(numpy_helper.from_array(converted, tensor.name))
 
 
-def _iterate_graphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
-    """Go through the graphs in nodes' attributes, at every depth."""
-    for node in nodes:
-        for attribute in node.attribute:
-            graphs = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-            for graph in graphs:
-                yield graph
-                yield from _iterate_graphs(graph.node)
-
-
-def _iterate_nodes(model: ModelProto) -> Iterator[NodeProto]:
-    """Go through all nodes of a model, those of inner graphs and functions too."""
-    outer = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    yield from outer
-    for graph in _iterate_graphs(outer):
-        yield from graph.node
-
-
 def _iterate_values(model: ModelProto) -> Iterator[ValueInfoProto]:
     """Go through all that states a tensor's type."""
     outer = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    for graph in (model.graph, *_iterate_graphs(outer)):
+    for graph in (model.graph, *iterate_graphs(outer)):
         yield from (*graph.input, *graph.output, *graph.value_info)
     for function in model.functions:
         yield from function.value_info

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import onnx.inliner
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
@@ -11,14 +13,35 @@ from onnx_basisprune.graph.tensors import copy_fields
 ONNX_DOMAINS = ("", "ai.onnx")
 
 
+def iterate_graphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
+    """Go through the graphs in nodes' attributes, at every depth."""
+    for node in nodes:
+        for graph in _list_graphs(node):
+            yield graph
+            yield from iterate_graphs(graph.node)
+
+
+def iterate_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Go through all nodes of a model, those of inner graphs and functions too."""
+    outer = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    yield from outer
+    for graph in iterate_graphs(outer):
+        yield from graph.node
+
+
 def list_outer_names(node: NodeProto) -> tuple[str, ...]:
     """Return the tensors that a node's inner graphs, at every depth, read of the graphs around it; each name once."""
-    graphs = [
+    graphs = _list_graphs(node)
+    return tuple(dict.fromkeys(name for graph in graphs for name in _list_free_names(graph)))
+
+
+def _list_graphs(node: NodeProto) -> list[GraphProto]:
+    """Return the graphs in a node's attributes."""
+    return [
         graph
         for attribute in node.attribute
         for graph in ([attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs)
     ]
-    return tuple(dict.fromkeys(name for graph in graphs for name in _list_free_names(graph)))
 
 
 def _list_free_names(graph: GraphProto) -> list[str]:
@@ -62,7 +85,7 @@ def inline_call(node: NodeProto, model: ModelProto) -> ModelProto:
     single.graph.output.extend(ValueInfoProto(name=name) for name in node.output if name)
     try:
         inlined = onnx.inliner.inline_local_functions(single, convert_version=True)
-    except Exception as error:  # noqa: BLE001 - the inliner's errors have no common base
+    except Exception as error:
         raise ModelError(
             f"node {quote(node.name)} calls the local function {quote(node.op_type)}, which can't be put in its place "
             f"({quote(str(error))}); inline the functions with onnx.inliner first."

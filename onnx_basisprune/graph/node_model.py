@@ -33,9 +33,7 @@ def make_node_model(operation: Operation, inputs: Sequence[NDArray[np.generic] |
         operation.op_type, operation.inputs, operation.outputs, operation.name, domain=operation.domain, **attributes
     )
     specs = {
-        name: helper.make_tensor_value_info(
-            name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
-        )
+        name: helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim)
         for name, array in zip(operation.inputs, inputs, strict=True)
         if name and array is not None
     }
@@ -43,4 +41,4 @@ def make_node_model(operation: Operation, inputs: Sequence[NDArray[np.generic] |
         [node], "node", list(specs.values()), [onnx.ValueInfoProto(name=name) for name in operation.outputs if name]
     )
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(operation.domain, operation.version)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString())

@@ -61,7 +61,9 @@ def _extract_graph(graph: GraphProto, model: ModelProto) -> Program:
         versions.setdefault("", versions["ai.onnx"])
     names = {tensor.name for tensor in graph.initializer}
     return Program(
-        operations=tuple(_extract_operation(node, versions, position, model) for position, node in enumerate(graph.node)),
+        operations=tuple(
+            _extract_operation(node, versions, position, model) for position, node in enumerate(graph.node)
+        ),
         initializers=_Arrays(graph.initializer),
         inputs=tuple(describe_value(value) for value in graph.input if value.name not in names),
         outputs=tuple(describe_value(value) for value in graph.output),

@@ -40,6 +40,7 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "output": (["-o", "out.onnx"], Path("out.onnx")),
     "val": (["--val", "v.npz"], Path("v.npz")),
     "labels": (["--labels", "l.json"], Path("l.json")),
+    "scores": (["--scores", "probabilities"], "probabilities"),
     "limit": (["--limit", "7"], 7),
     "batch_size": (["--batch-size", "3"], 3),
     "threads": (["--threads", "2"], 2),
