@@ -230,16 +230,17 @@ def _find_function(operation: Operation) -> Callable[..., Any]:
         UnsupportedOpError: Nothing does.
     """
     function: Callable[..., Any] | None = None
+    graphs = [name for name, value in operation.attributes.items() if value is None]
     if operation.bodies:
         function = bind_bodies(
             operation, {name: _bind_body(body, operation) for name, body in operation.bodies.items()}
         )
     elif operation.fallback is not None:
         function = partial(_run_outside, operation.fallback)
-    elif not operation.domain:
+    elif not operation.domain and not graphs:
         function = TORCH_OPS.get(operation.op_type)
     if function is None:
-        what = "has an inner graph and" if operation.bodies else "isn't among the known operators and"
+        what = "has an inner graph and" if graphs else "isn't among the known operators and"
         raise UnsupportedOpError(
             f"{_describe_node(operation)} {what} can't be run in PyTorch: --exclude doesn't help, since "
             "every node is run; replace the node by standard ONNX operators or simplify the model first."
