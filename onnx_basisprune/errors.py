@@ -5,9 +5,6 @@ A message names the node or file, what was found, what was expected, and what to
 
 from __future__ import annotations
 
-import re
-
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LONGEST_QUOTE = 200
 
 
@@ -54,12 +51,12 @@ def quote(name: object) -> str:
         name: Anything whose text comes from outside (node name, path, label).
 
     Returns:
-        The text in single quotes, control characters escaped, shortened to 200 characters.
+        The text in single quotes, shortened to 200 characters; what can't be printed is escaped (control characters,
+        those that turn the direction of writing, code points that mean nothing).
     """
-    text = _CONTROL_CHARACTERS.sub(lambda match: repr(match.group())[1:-1], str(name))
-    if len(text) > _LONGEST_QUOTE:
-        text = f"{text[:_LONGEST_QUOTE]}…"
-    return f"'{text}'"
+    text = str(name)
+    shortened = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:_LONGEST_QUOTE])
+    return f"'{shortened}…'" if len(text) > _LONGEST_QUOTE else f"'{shortened}'"
 
 
 def summarize_error(error: BaseException) -> str:

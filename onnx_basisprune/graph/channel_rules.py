@@ -183,6 +183,7 @@ CHANNEL_RULES: dict[str, Rule] = {
 def trace_operation(operation: Operation, tracer: Tracer) -> None:
     """Trace one node; where that isn't possible, its inputs' channels stay and its outputs have none."""
     rule = CHANNEL_RULES.get(operation.op_type, refuse_unknown) if operation.domain == "" else refuse_unknown
+    known = len(tracer.couplings)
     try:
         follow_sizes(operation, tracer)
         rule(operation, tracer)
@@ -191,6 +192,9 @@ def trace_operation(operation: Operation, tracer: Tracer) -> None:
         for name in operation.inputs:
             if name in tracer.traced:
                 tracer.classes.block(tracer.labels(name), label)
+        # What the rule had found before it gave up must stay, too: nothing says how it goes on.
+        for coupling in tracer.couplings[known:]:
+            tracer.classes.block(coupling.labels, label)
 
 
 def refuse_unknown(operation: Operation, tracer: Tracer) -> None:  # noqa: ARG001

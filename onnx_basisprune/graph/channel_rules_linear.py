@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_basisprune.graph.channel_tracer import Read, Tracer, UntraceableError
+from onnx_basisprune.graph.channel_tracer import CONTRADICTION, Read, Tracer, UntraceableError
 from onnx_basisprune.planning.channels import FIXED, Labels, fixed_labels, read_axis, varying_axes
 from onnx_basisprune.planning.types import Operation
 
@@ -26,8 +26,7 @@ def place(labels: Labels, rank: int, axis: int) -> Labels:
 
 def trace_conv(operation: Operation, tracer: Tracer) -> None:
     """Conv, weight `[C_out, C_in / group, ...]`."""
-    W = _open_conv(operation, tracer)
-    group = int(operation.attributes.get("group", 1))
+    W, group = _open_conv(operation, tracer)
     if group == 1:
         tracer.couple(operation, 1, 1, tracer.read(operation, 0, 1, 1, 1))
         labels = make_labels(tracer, W.shape[0])
@@ -43,8 +42,7 @@ def trace_conv(operation: Operation, tracer: Tracer) -> None:
 
 def trace_conv_transpose(operation: Operation, tracer: Tracer) -> None:
     """ConvTranspose, weight `[C_in, C_out / group, ...]`."""
-    W = _open_conv(operation, tracer)
-    group = int(operation.attributes.get("group", 1))
+    W, group = _open_conv(operation, tracer)
     if group == 1:
         tracer.couple(operation, 1, 0, tracer.read(operation, 0, 1, 1, 0))
         labels = make_labels(tracer, W.shape[1])
@@ -60,13 +58,20 @@ def trace_conv_transpose(operation: Operation, tracer: Tracer) -> None:
     tracer.set(operation.outputs[0], place(labels, len(tracer.shape(operation.inputs[0])), 1))
 
 
-def _open_conv(operation: Operation, tracer: Tracer) -> np.ndarray:
-    """Return the weight of a Conv that reads channels along axis 1."""
+def _open_conv(operation: Operation, tracer: Tracer) -> tuple[np.ndarray, int]:
+    """Return the weight of a Conv that reads channels along axis 1, and its groups."""
     W = tracer.constant(operation.inputs[1])
     if W is None:
         raise UntraceableError(_NOT_CONSTANT)
     tracer.require_only(operation.inputs[0], 1, _NOT_CHANNELS)
-    return W
+    group = int(operation.attributes.get("group", 1))
+    # Both kinds have their outputs' and inputs' channels on the first two axes, one of them whole, one per group.
+    channels = len(read_axis(tracer.labels(operation.inputs[0]), 1))
+    if W.ndim != len(tracer.shape(operation.inputs[0])) or group < 1 or W.shape[0] % group:
+        raise UntraceableError(CONTRADICTION)
+    if channels > 1 and channels not in (W.shape[0], W.shape[1] * group):
+        raise UntraceableError(CONTRADICTION)
+    return W, group
 
 
 def _follow_depthwise(operation: Operation, tracer: Tracer, multiplier: int) -> Labels:
@@ -79,6 +84,8 @@ def _unite_groups(operation: Operation, tracer: Tracer, group: int, weight_axis:
     """Unite the k-th input channels of all groups of a Conv, so that every group keeps as many; return the labels."""
     labels = read_axis(tracer.labels(operation.inputs[0]), 1)
     if len(labels) > 1:
+        if len(labels) % group:
+            raise UntraceableError(CONTRADICTION)
         by_group = labels.reshape(group, -1)
         tracer.classes.unite(by_group, by_group[:1], "another group of a grouped Conv keeps its channel")
         tracer.reads.append(Read(operation.name, 0, 1, labels, 1, weight_axis))
@@ -98,6 +105,8 @@ def trace_gemm(operation: Operation, tracer: Tracer) -> None:
     if B is None or operation.attributes.get("transA", 0):
         raise UntraceableError(_NOT_CONSTANT if B is None else "its first input is transposed")
     tracer.require_only(a, 1, _NOT_CHANNELS)
+    if len(tracer.shape(a)) != 2 or B.ndim != 2:
+        raise UntraceableError(CONTRADICTION)
     inner, outer = (1, 0) if operation.attributes.get("transB", 0) else (0, 1)
     tracer.couple(operation, 1, inner, tracer.read(operation, 0, 1, 1, inner))
     labels = make_labels(tracer, B.shape[outer])

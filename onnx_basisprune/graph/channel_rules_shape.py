@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from onnx_basisprune.graph.channel_rules_linear import make_labels, place
-from onnx_basisprune.graph.channel_tracer import Tracer, UntraceableError
+from onnx_basisprune.graph.channel_tracer import CONTRADICTION, Tracer, UntraceableError
 from onnx_basisprune.graph.slices_and_pads import read_pads, read_slices
 from onnx_basisprune.planning.channels import FIXED, Labels, fixed_labels, read_axis, varying_axes
 from onnx_basisprune.planning.types import Operation
@@ -20,14 +22,18 @@ def trace_identity(operation: Operation, tracer: Tracer) -> None:
 
 def trace_reshape(operation: Operation, tracer: Tracer) -> None:
     """Reshape, Flatten, Squeeze, Unsqueeze: what happens to the values happens to the labels."""
-    labels = tracer.materialize(operation.inputs[0])
-    tracer.set(operation.outputs[0], labels.reshape(tracer.shape(operation.outputs[0])))
+    labels, shape = tracer.materialize(operation.inputs[0]), tracer.shape(operation.outputs[0])
+    if labels.size != prod(shape):
+        raise UntraceableError(CONTRADICTION)
+    tracer.set(operation.outputs[0], labels.reshape(shape))
 
 
 def trace_transpose(operation: Operation, tracer: Tracer) -> None:
     """Permute the labels' axes."""
     labels = tracer.labels(operation.inputs[0])
     order = operation.attributes.get("perm") or list(range(labels.ndim))[::-1]
+    if sorted(axis % labels.ndim for axis in order) != list(range(labels.ndim)):
+        raise UntraceableError(CONTRADICTION)
     tracer.set(operation.outputs[0], labels.transpose(order))
 
 
@@ -41,6 +47,7 @@ def trace_expand(operation: Operation, tracer: Tracer) -> None:
 def trace_tile(operation: Operation, tracer: Tracer) -> None:
     """Tile repeats labels as it repeats values."""
     before, after = tracer.shape(operation.inputs[0]), tracer.shape(operation.outputs[0])
+    tracer.limit(prod(after))
     repeats = [new // old if old else 1 for old, new in zip(before, after, strict=True)]
     labels = tracer.labels(operation.inputs[0])
     varying = varying_axes(labels)
@@ -142,6 +149,7 @@ def trace_pad(operation: Operation, tracer: Tracer) -> None:
         before, after = pads.get(axis, (0, 0))
         if (before or after) and (min(before, after) < 0 or operation.attributes.get("mode", "constant") != "constant"):
             raise UntraceableError("it pads channels with other channels, or takes some away")
+        tracer.limit(before + after)
         parts = [tracer.classes.make(before), read_axis(labels, axis), tracer.classes.make(after)]
         labels = place(np.concatenate(parts), labels.ndim, axis)
     tracer.set(operation.outputs[0], labels)
@@ -160,6 +168,9 @@ def trace_gather(operation: Operation, tracer: Tracer) -> None:
         constant = tracer.constant(indices)
         if constant is None:
             raise UntraceableError("which channels it picks is computed in the graph")
+        size = labels.shape[axis]
+        if constant.dtype.kind not in "iu" or ((constant < -size) | (constant >= size)).any():
+            raise UntraceableError(CONTRADICTION)
         picked = constant
     tracer.set(operation.outputs[0], labels.take(picked, axis=axis))
 
@@ -179,6 +190,8 @@ def trace_depth_to_space(operation: Operation, tracer: Tracer) -> None:
     labels = read_axis(tracer.labels(x), 1)
     if len(labels) > 1:
         blocks = int(operation.attributes["blocksize"]) ** 2
+        if not blocks or len(labels) % blocks:
+            raise UntraceableError(CONTRADICTION)
         is_dcr = operation.attributes.get("mode", "DCR") == "DCR"
         by_block = labels.reshape(blocks, -1) if is_dcr else labels.reshape(-1, blocks).T
         tracer.classes.unite(by_block, by_block[:1], "it shares pixels with channels that must stay")
@@ -192,7 +205,9 @@ def trace_space_to_depth(operation: Operation, tracer: Tracer) -> None:
     tracer.require_only(x, 1, _MOVED)
     labels = read_axis(tracer.labels(x), 1)
     if len(labels) > 1:
-        labels = np.tile(labels, int(operation.attributes["blocksize"]) ** 2)
+        copies = int(operation.attributes["blocksize"]) ** 2
+        tracer.limit(len(labels) * copies)
+        labels = np.tile(labels, copies)
     tracer.set(operation.outputs[0], labels.reshape(1, -1, 1, 1))
 
 

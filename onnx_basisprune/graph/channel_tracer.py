@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -15,6 +16,10 @@ from onnx_basisprune.planning.types import Operation, Program
 class UntraceableError(Exception):
     """A node doesn't let its channels be followed; the message is the reason that blocks them."""
 
+
+CONTRADICTION = "the shapes around it contradict one another"
+# A file of a few bytes can declare more elements than any memory holds.
+_MOST_LABELS = 2**26
 
 # Of a vector of sizes: the labels of the channels that each of its elements counts.
 Sizes = list[Labels]
@@ -102,23 +107,53 @@ class Tracer:
         return name in self.traced and bool(varying_axes(self.traced[name]))
 
     def set(self, name: str, labels: Labels) -> None:
-        """Give a tensor its labels."""
-        if name:
-            self.traced[name] = self.classes.simplify(np.asarray(labels))
+        """Give a tensor its labels.
+
+        Raises:
+            UntraceableError: They don't fit its shape: the model isn't what it says.
+        """
+        if not name:
+            return
+        labels, shape = np.asarray(labels), self._shapes.get(name, labels.shape)
+        fits = labels.ndim == len(shape) and all(
+            count in (1, size) for count, size in zip(labels.shape, shape, strict=True)
+        )
+        if not fits:
+            raise UntraceableError(CONTRADICTION)
+        self.traced[name] = self.classes.simplify(labels)
 
     def materialize(self, name: str) -> Labels:
-        """Return a tensor's labels at its full shape."""
+        """Return a tensor's labels at its full shape.
+
+        Raises:
+            UntraceableError: They don't fit it, or it is larger than anything that is followed.
+        """
+        self.limit(prod(self.shape(name)))
         return np.broadcast_to(self.labels(name), self.shape(name))
+
+    def limit(self, count: int) -> None:
+        """Refuse to make so many labels.
+
+        Raises:
+            UntraceableError: They are more than the model of an image can have.
+        """
+        if not 0 <= count <= _MOST_LABELS:
+            raise UntraceableError("it makes more elements than are followed")
 
     def couple(self, operation: Operation, input_index: int, axis: int, labels: Labels) -> None:
         """Let a weight's axis follow labels `[size]`; an overridable or computed weight blocks them.
 
         Labels that don't vary, and an input that is omitted, need nothing.
+
+        Raises:
+            UntraceableError: The weight has no such axis, or one of another size.
         """
         name = operation.inputs[input_index] if input_index < len(operation.inputs) else ""
         if not name or len(labels) < 2:
             return
         values = self.constant(name)
+        if values is not None and (values.ndim <= axis or values.shape[axis] != len(labels)):
+            raise UntraceableError(CONTRADICTION)
         if values is None or values.dtype != np.float32:
             what = "isn't constant" if values is None else f"is {values.dtype}; only float32 is pruned"
             self.classes.block(labels, f"{operation.name} reads a weight that {what}")
@@ -129,10 +164,21 @@ class Tracer:
         self, operation: Operation, input_index: int, axis: int, weight_index: int = -1, weight_axis: int = -1
     ) -> Labels:
         """Note that a node sums over an input's axis, and return the labels along it."""
+        self.require_axes(operation.inputs[input_index], [axis])
         labels = read_axis(self.labels(operation.inputs[input_index]), axis)
         if len(labels) > 1:
             self.reads.append(Read(operation.name, input_index, axis, labels, weight_index, weight_axis))
         return labels
+
+    def require_axes(self, name: str, axes: Iterable[int]) -> None:
+        """Refuse a tensor that doesn't have all of these axes.
+
+        Raises:
+            UntraceableError: It hasn't.
+        """
+        rank = self.labels(name).ndim
+        if not all(-rank <= axis < rank for axis in axes):
+            raise UntraceableError(CONTRADICTION)
 
     def require_only(self, name: str, axis: int, what: str) -> None:
         """Refuse a tensor whose labels vary on another axis than the given one.
@@ -140,6 +186,7 @@ class Tracer:
         Raises:
             UntraceableError: They do.
         """
+        self.require_axes(name, [axis])
         if any(item != axis % len(self.shape(name)) for item in varying_axes(self.labels(name))):
             raise UntraceableError(what)
 
@@ -149,6 +196,7 @@ class Tracer:
         Raises:
             UntraceableError: They do.
         """
-        rank = len(self.shape(name))
+        axes, rank = list(axes), len(self.shape(name))
+        self.require_axes(name, axes)
         if {axis % rank for axis in axes} & set(varying_axes(self.labels(name))):
             raise UntraceableError(what)

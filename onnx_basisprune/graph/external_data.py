@@ -12,6 +12,8 @@ from onnx_basisprune.graph.tensors import copy_fields, copy_without, is_shape_op
 
 # Runtimes map the file into memory page by page.
 _ALIGNMENT = 4096
+# In bytes. Many tensors may name the same part of a file, so files on disk are no bound for what is read from them.
+LARGEST_WEIGHTS = 2**34
 
 
 def load_external_data(model: ModelProto, path: Path) -> tuple[Path, ...]:
@@ -31,30 +33,61 @@ def load_external_data(model: ModelProto, path: Path) -> tuple[Path, ...]:
     folder = path.parent.resolve()
     tensors = [tensor for tensor in iterate_tensors(model) if onnx.external_data_helper.uses_external_data(tensor)]
     files = dict.fromkeys(_find_file(tensor, folder, path) for tensor in tensors)
+    room = LARGEST_WEIGHTS
     for tensor in tensors:
         try:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
+            tensor.raw_data = _read_data(tensor, _find_file(tensor, folder, path), room)
+        except (OSError, ValueError) as error:
             raise ModelError(
                 f"{quote(path)}: the external data of tensor {quote(tensor.name)} can't be read: "
                 f"{summarize_error(error)}."
             ) from error
+        room -= len(tensor.raw_data)
         tensor.ClearField("data_location")
         del tensor.external_data[:]
     return tuple(files)
+
+
+def _read_data(tensor: TensorProto, file: Path, room: int) -> bytes:
+    """Return a tensor's bytes, after holding what it says against the file: nothing is read that isn't there.
+
+    Args:
+        tensor: It says where in the file its data are; everything up to the end where it doesn't say how many.
+        file: The file.
+        room: The most bytes that may be read.
+
+    Raises:
+        ValueError: What it says doesn't fit.
+        OSError: The file can't be read.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    size = file.stat().st_size
+    offset = int(entries.get("offset", "0"))
+    length = int(entries["length"]) if "length" in entries else size - offset
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ValueError(f"expected within the file's {size:,} bytes, found offset {offset} and length {length}")
+    if length > room:
+        raise ValueError(f"all weights together take more than {LARGEST_WEIGHTS // 2**30} GiB, which is the limit")
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        return stream.read(length)
 
 
 def _find_file(tensor: TensorProto, folder: Path, path: Path) -> Path:
     """Return where a tensor's data are; refuse external data that are missing or not inside the model's folder."""
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
     pure = PureWindowsPath(location)  # takes both kinds of slashes, and drives
-    target = (folder / location).resolve()
+    try:
+        target = (folder / location).resolve()
+        is_file = target.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, with a NUL in it, or a link that leads back to itself
+        target, is_file = Path(), False
     if not location or pure.anchor or ".." in pure.parts or not target.is_relative_to(folder):
         raise ModelError(
             f"{quote(path)}: tensor {quote(tensor.name)} has its data at {quote(location)}; "
             f"expected a file inside the model's folder."
         )
-    if not target.is_file():
+    if not is_file:
         raise ModelError(
             f"{quote(path)}: the external data file {quote(location)} of tensor "
             f"{quote(tensor.name)} is missing; expected it beside the model."

@@ -14,6 +14,8 @@ from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.planning.types import ConvLayer, Operation, Program
 
 _CONV_TYPES = ("Conv", "ConvTranspose")
+# Of a weight: outputs, inputs, and an axis of the kernel or more.
+_FEWEST_AXES = 3
 _SMALLEST_FULL_RANK = 2
 
 
@@ -62,6 +64,8 @@ def _describe_conv(
     group = int(operation.attributes.get("group", 1))
     if values is None:
         return ConvLayer(operation.name, operation.op_type, "", bias, 0, 0, "its weight is computed in the graph")
+    if values.ndim < _FEWEST_AXES or group < 1 or values.shape[0] % group:
+        return ConvLayer(operation.name, operation.op_type, "", bias, 0, 0, "its weight doesn't fit its attributes")
     if operation.op_type == "Conv":
         out_channels, fan_in = values.shape[0], int(np.prod(values.shape[1:]))
     else:

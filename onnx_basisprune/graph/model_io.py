@@ -14,6 +14,8 @@ from onnx_basisprune.graph.external_data import can_be_external, load_external_d
 from onnx_basisprune.graph.tensors import copy_without_weights, iterate_tensors
 
 OLDEST_OPSET = 7
+# Protobuf takes no more.
+LARGEST_MODEL_FILE = 2**31
 # Protobuf takes 2 GiB in all; what isn't a weight gets an eighth of it.
 _LARGEST_FILE = 7 * 2**28
 
@@ -68,8 +70,14 @@ def _check_file(path: Path) -> None:
         raise ModelError(f"{quote(path)} is a folder; expected an ONNX model file.")
     if not path.is_file():
         raise ModelError(f"{quote(path)} isn't a regular file; expected an ONNX model file.")
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise ModelError(f"{quote(path)} is empty; expected an ONNX model: export or copy it again.")
+    if size > LARGEST_MODEL_FILE:
+        raise ModelError(
+            f"{quote(path)} has {size:,} bytes; an ONNX file holds at most 2 GiB, larger weights lie in files "
+            "beside it: is it another kind of file?"
+        )
 
 
 def _find_broken_text(message: Message) -> bytes | None:
@@ -102,7 +110,7 @@ def _check_types(model: ModelProto, path: Path) -> None:
 def _check_tensors(model: ModelProto, path: Path) -> None:
     """Refuse tensors whose data don't fit their type and shape."""
     for tensor in iterate_tensors(model):
-        if not tensor.ByteSize() or tensor.data_type == TensorProto.STRING:
+        if not tensor.ByteSize():
             continue
         try:
             onnx.numpy_helper.to_array(tensor)

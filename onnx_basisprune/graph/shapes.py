@@ -155,10 +155,10 @@ def _infer_as_far_as_possible(model: ModelProto) -> ModelProto:
 
 
 def _try_inference(model: ModelProto, *, propagates_values: bool) -> ModelProto | None:
-    """Run ONNX's inference; `None` where it gives up."""
+    """Run ONNX's inference; `None` where it gives up, or where what a hostile file declares is too large for it."""
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=propagates_values)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, MemoryError):
         return None
 
 
