@@ -7,6 +7,13 @@ from typing import Any
 
 import click
 
+from onnx_basisprune.cli.exit_codes import DONE, GATE_FAILED
+from onnx_basisprune.cli.gate_options import (
+    report_verdict,
+    speedup_gate_options,
+    take_verdict_options,
+    verdict_options,
+)
 from onnx_basisprune.cli.options import (
     FILE,
     SectionCommand,
@@ -19,6 +26,7 @@ from onnx_basisprune.cli.options import (
 )
 from onnx_basisprune.cli.parameter_types import Count, NumberList
 from onnx_basisprune.config import BenchmarkConfig
+from onnx_basisprune.numbers import show_gate
 
 _WHAT = "What is measured"
 _HOW = "How long"
@@ -93,6 +101,8 @@ _HOW = "How long"
     show_default=True,
     help="Seeds the input and the interval.",
 )
+@speedup_gate_options()
+@verdict_options()
 @json_options()
 @verbosity_options()
 @click.pass_context
@@ -111,14 +121,25 @@ def benchmark(
     With two models the speed-up is the time of A divided by the time of B, with its 95 % confidence interval;
     as both run in turns, what else the machine does hits both alike.
     """
+    verdict = take_verdict_options(options)
     config = BenchmarkConfig(a=a, b=b, **options)
 
     from onnx_basisprune import measurement
+    from onnx_basisprune.checking import VerdictFiles
     from onnx_basisprune.cli.console import ConsoleProgress, check_json_target, open_console, write_json
     from onnx_basisprune.cli.measurement_tables import print_benchmark
 
     check_json_target(json_target, force=force)
+    files = VerdictFiles(**verdict, force=force)
+    files.check([a, b, json_target])
     with ConsoleProgress(read_verbosity(ctx)) as progress:
         report = measurement.benchmark_models(config, progress)
-    if write_json(report, json_target, force=force):
+    has_stdout = write_json(report, json_target, force=force)
+    if has_stdout:
         print_benchmark(open_console(), report)
+    for gate in report.gates:
+        if not gate.passed:
+            progress.warn(f"gate {show_gate(gate)}.")
+    subject = f"{a} -> {b}" if b is not None else str(a)
+    passed = report_verdict(files, subject, report.gates, to_stderr=not has_stdout)
+    ctx.exit(DONE if passed else GATE_FAILED)

@@ -8,6 +8,13 @@ from typing import Any
 import click
 
 from onnx_basisprune.cli.exit_codes import DONE, GATE_FAILED
+from onnx_basisprune.cli.gate_options import (
+    report_verdict,
+    size_and_accuracy_gate_options,
+    speedup_gate_options,
+    take_verdict_options,
+    verdict_options,
+)
 from onnx_basisprune.cli.options import (
     FILE,
     SectionCommand,
@@ -22,6 +29,7 @@ from onnx_basisprune.cli.options import (
 )
 from onnx_basisprune.cli.parameter_types import Alignment, Count, TimeSpan
 from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
+from onnx_basisprune.numbers import show_gate
 
 _DATA = "Images"
 _TARGET = "How small"
@@ -238,7 +246,7 @@ _output_options = apply_options(
         help="Write what is kept of each layer, to be reviewed, edited, and applied by --plan.",
     ),
     option("--dry-run", section=_OUTPUT, is_flag=True, help="Plan and predict only; write no model."),
-    option("--force", section=_OUTPUT, is_flag=True, help="Replace an existing output, report or plan."),
+    option("--force", section=_OUTPUT, is_flag=True, help="Replace an existing output, report, plan or JUnit file."),
     verbosity_options(),
 )
 
@@ -250,6 +258,9 @@ _output_options = apply_options(
 @_method_options
 @_clock_options
 @preprocess_options()
+@speedup_gate_options()
+@size_and_accuracy_gate_options()
+@verdict_options()
 @_output_options
 @click.pass_context
 def compress(ctx: click.Context, /, *, model: Path, **options: Any) -> None:
@@ -259,21 +270,26 @@ def compress(ctx: click.Context, /, *, model: Path, **options: Any) -> None:
     and after, measured on images that were not calibrated on.
 
     \b
-    Exit codes: 0 done, 1 error, 2 wrong usage, 3 the target was not reached
+    Exit codes: 0 done, 1 error, 2 wrong usage, 3 the target was not reached or a gate failed
     (the best valid model is written all the same), 130 interrupted.
     """  # noqa: D301  # click's backspace character, not a backslash
+    verdict = take_verdict_options(options)
     config = CompressionConfig(model=model, **options)
 
     from onnx_basisprune import pipeline
+    from onnx_basisprune.checking import VerdictFiles
     from onnx_basisprune.cli.compression_table import print_compression
     from onnx_basisprune.cli.console import ConsoleProgress, open_console
 
+    files = VerdictFiles(**verdict, force=config.force)
+    files.check([config.model, config.output, config.report])
     with ConsoleProgress(read_verbosity(ctx)) as progress:
         report = pipeline.compress(config, progress)
     verbosity = read_verbosity(ctx)
     if not verbosity.quiet:
         print_compression(open_console(), report, layers=config.dry_run or verbosity.verbose > 0)
-    failed = [gate for gate in report.gates if not gate.passed]
-    for gate in failed:
-        progress.warn(f"gate {gate.name} failed: asked {gate.asked:g}, reached {gate.reached:.4g}.")
-    ctx.exit(GATE_FAILED if failed else DONE)
+    for gate in report.gates:
+        if not gate.passed:
+            progress.warn(f"gate {show_gate(gate)}.")
+    passed = report_verdict(files, str(model), report.gates, report)
+    ctx.exit(DONE if passed else GATE_FAILED)

@@ -11,6 +11,7 @@ from onnx_basisprune.numbers import (
     UNKNOWN,
     show_amount,
     show_change,
+    show_gate,
     show_interval,
     show_ms,
     show_name,
@@ -105,11 +106,7 @@ def _list_findings(report: CompressionReport) -> list[str]:
         course = report.recovery
         losses = f"held-out loss {course.held_out_loss_before:.3g} -> {course.held_out_loss_after:.3g}"
         lines.append(f"Recovery: {course.steps:,} steps, {losses}{'' if course.kept else ' (not kept)'}")
-    lines += [
-        f"Gate {show_name(gate.name)}: {'passed' if gate.passed else 'FAILED'} "
-        f"(asked {gate.asked:g}, reached {gate.reached:.4g})"
-        for gate in report.gates
-    ]
+    lines += [f"Gate {show_gate(gate)}" for gate in report.gates]
     output = report.config.get("output")
     if output is not None:
         lines.append(f"Written: {show_name(str(output))}")

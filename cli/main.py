@@ -11,6 +11,7 @@ import click
 
 import onnx_basisprune
 from onnx_basisprune.cli.benchmark import benchmark
+from onnx_basisprune.cli.check import check
 from onnx_basisprune.cli.compress import compress
 from onnx_basisprune.cli.evaluate import evaluate
 from onnx_basisprune.cli.exit_codes import ERROR, INTERRUPTED, WRONG_USAGE
@@ -98,7 +99,7 @@ def basisprune() -> None:
     """  # noqa: D301  # click's backspace character, not a backslash
 
 
-for _command in (compress, inspect, evaluate, benchmark):
+for _command in (compress, check, inspect, evaluate, benchmark):
     basisprune.add_command(_command)
 
 

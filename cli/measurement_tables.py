@@ -13,6 +13,7 @@ from onnx_basisprune.cli.tables import build_table, print_lines, show_drop
 from onnx_basisprune.numbers import (
     show_amount,
     show_count,
+    show_gate,
     show_interval,
     show_ms,
     show_name,
@@ -55,6 +56,7 @@ def print_benchmark(console: Console, report: BenchmarkReport) -> None:
         _print_timings(console, run, names)
         if run.speedup is not None:
             print_lines(console, ["", f"{names[1]}: {show_verdict(run.speedup)}"])
+            print_lines(console, (f"Gate {show_gate(gate)}" for gate in report.gates[position : position + 1]))
         if run.nodes:
             console.print()
             print_nodes(console, run, names)

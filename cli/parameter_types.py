@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
@@ -46,6 +47,44 @@ class Alignment(_ParamType):
             number = 0
         if number < 1:
             self.fail(f"{value!r} is neither `auto` nor a whole number of at least 1.", param, ctx)
+        return number
+
+
+class Amount(_ParamType):
+    """A whole number of at least 0, with k, M, G or T for its thousands: `1500000`, `1.5M`."""
+
+    name = "amount"
+    _BEYOND = 10**18
+    _PREFIXES: ClassVar = {"k": 3, "K": 3, "M": 6, "G": 9, "T": 12}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number, or stop with a line that shows the form expected."""
+        text = str(value)
+        digits = self._PREFIXES.get(text[-1:], 0)
+        try:
+            number = Decimal(text[:-1] if digits else text).scaleb(digits)
+            fits = 0 <= number < self._BEYOND and number == int(number)
+        except ArithmeticError:
+            fits = False
+        if not fits:
+            self.fail(f"{text!r} isn't a whole number of at least 0; expected such as 1500000 or 1.5M.", param, ctx)
+        return int(number)
+
+
+class Fraction(_ParamType):
+    """A fraction from 0 to 1, or the same as a percentage: `0.75`, `75%`."""
+
+    name = "fraction"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the fraction, or stop with a line that shows the form expected."""
+        text = str(value).strip()
+        try:
+            number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            number = -1.0
+        if not 0.0 <= number <= 1.0:
+            self.fail(f"{text!r} isn't a fraction; expected 0 to 1 or a percentage, such as 0.75 or 75%.", param, ctx)
         return number
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnx_basisprune.results import FORMAT_VERSION, Latency, Speedup
+from onnx_basisprune.results import FORMAT_VERSION, Gate, Latency, Speedup
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,12 @@ class BenchmarkReport:
         config: Every option by its name.
         environment: What it was measured on.
         runs: One per batch size and number of threads, batch sizes outermost.
+        gates: One per run where a speed-up was asked for.
         format_version: Grows when a key changes its meaning or goes.
     """
 
     config: dict[str, Any]
     environment: dict[str, Any]
     runs: tuple[BenchmarkRun, ...]
+    gates: tuple[Gate, ...] = ()
     format_version: int = FORMAT_VERSION

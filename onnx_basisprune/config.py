@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from onnx_basisprune.errors import ConfigError
+from onnx_basisprune.limits import GateLimits
 
 DEFAULT_TARGET_MACS = 0.5
 DEFAULT_PROVIDER = "cpu"
@@ -39,8 +40,10 @@ class PreprocessConfig:
 
 
 @dataclass(frozen=True)
-class CompressionConfig(PreprocessConfig):
+class CompressionConfig(PreprocessConfig, GateLimits):
     """Every option of `basisprune compress`; see `basisprune compress --help` for their meaning.
+
+    The gates are those of `GateLimits`.
 
     Attributes:
         model: The ONNX file to compress; never written to.
@@ -118,8 +121,10 @@ class CompressionConfig(PreprocessConfig):
         """Refuse values that no run can use.
 
         Raises:
-            ConfigError: A target isn't in (0, 1], both targets are given, or a count is too small.
+            ConfigError: A target isn't in (0, 1], both targets are given, a count is too small, or a gate's bound can't
+                be met or missed.
         """
+        super().__post_init__()
         targets = {
             "--target-macs": self.target_macs,
             "--target-params": self.target_params,
@@ -239,6 +244,8 @@ class BenchmarkConfig:
         max_seconds: No round of a measurement starts after this time, except the first five.
         cold_start: Measure load time, first run and memory in fresh processes, too.
         profile: Find out how much of each latency every node takes, too.
+        min_speedup: Least time of `a` divided by time of `b`, a gate of each measurement; `None` for no gate.
+        strict: Judge by the lower end of the speed-up's interval, not by the estimate.
         seed: Seeds the input and the intervals.
     """
 
@@ -253,6 +260,8 @@ class BenchmarkConfig:
     max_seconds: float = 10.0
     cold_start: bool = True
     profile: bool = False
+    min_speedup: float | None = None
+    strict: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -278,6 +287,9 @@ class BenchmarkConfig:
             raise ConfigError(
                 f"--input-shape has a batch of {shape[0]}, but --batch-size says otherwise: begin it with 1."
             )
+        GateLimits(min_speedup=self.min_speedup)
+        if self.min_speedup is not None and self.b is None:
+            raise ConfigError("--min-speedup compares two models: give the compressed one after the original.")
         if not 0 <= self.min_seconds <= self.max_seconds:
             raise ConfigError(
                 f"--min-seconds is {self.min_seconds:g} and --max-seconds {self.max_seconds:g}; "

@@ -17,6 +17,7 @@ from onnx_basisprune.node_table import Profile, tabulate_nodes
 from onnx_basisprune.node_times import NodeNames
 from onnx_basisprune.opening import Images, Subject, open_images, open_subject, predict_all, probe_head
 from onnx_basisprune.progress import Progress, Silence, follow_fraction
+from onnx_basisprune.reporting.gates import judge_benchmark
 from onnx_basisprune.results import EvaluationReport, Latency
 from onnx_basisprune.runtime.baseline import check_above_chance
 from onnx_basisprune.runtime.benchmark import BenchmarkSettings, PairedLatency, benchmark_pair
@@ -119,7 +120,8 @@ def benchmark_models(config: BenchmarkConfig, progress: Progress | None = None) 
     batch_sizes: tuple[int | None, ...] = config.batch_size or (shape[0] if shape else None,)
     threads: tuple[int | None, ...] = config.threads or (None,)
     runs = tuple(_time_models(config, size, count, progress) for size in batch_sizes for count in threads)
-    return BenchmarkReport(_describe_options(config), describe_environment(None, config.provider), runs)
+    report = BenchmarkReport(_describe_options(config), describe_environment(None, config.provider), runs)
+    return replace(report, gates=judge_benchmark(report, config.min_speedup, strict=config.strict))
 
 
 def _time_models(

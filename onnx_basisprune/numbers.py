@@ -5,10 +5,27 @@ from __future__ import annotations
 from math import isfinite
 
 from onnx_basisprune.errors import quote
-from onnx_basisprune.results import Interval, Speedup
+from onnx_basisprune.results import Gate, Interval, Speedup
 
 _STEP = 1000.0
 UNKNOWN = "-"
+# Gates whose bound is the least that will do; of all others it is the most.
+_AT_LEAST = frozenset({"min_speedup", "min_accuracy", "not_slower"})
+# Gate → what its numbers are multiplied by and followed by, for people.
+_UNITS = {
+    "max_drop": (1, " pp"),
+    "min_speedup": (1, "x"),
+    "not_slower": (1, "x"),
+    "min_accuracy": (100, " %"),
+    "target_macs": (100, " %"),
+    "target_params": (100, " %"),
+    "target_latency": (100, " %"),
+    "lower_accuracy": (1, " pp"),
+    "lower_speedup": (1, " %"),
+    "more_macs": (1, " %"),
+    "more_parameters": (1, " %"),
+    "more_file_bytes": (1, " %"),
+}
 
 
 def show_name(name: str) -> str:
@@ -63,3 +80,32 @@ def show_shape(shape: tuple[int | None, ...] | None) -> str:
 def show_interval(interval: Interval | Speedup, scale: float = 1.0, digits: int = 2, unit: str = "") -> str:
     """Return the ends of a 95 % confidence interval in words."""
     return f"95 % interval {scale * interval.low:.{digits}f} to {scale * interval.high:.{digits}f}{unit}"
+
+
+def is_lower_bound(gate: str) -> bool:
+    """Return whether a gate's bound is the least that will do."""
+    return _name_kind(gate) in _AT_LEAST
+
+
+def _name_kind(gate: str) -> str:
+    """Return a gate's name without what tells it from others of its kind: `min_speedup[batch 8]` is `min_speedup`."""
+    return gate.partition("[")[0]
+
+
+def show_gate(gate: Gate) -> str:
+    """Return a gate as one line: its name, whether it passed, what was reached, what was asked."""
+    bound = "at least" if is_lower_bound(gate.name) else "at most"
+    verdict = "passed" if gate.passed else "FAILED"
+    why = f" ({show_name(gate.explanation)})" if gate.explanation else ""
+    reached, asked = _show_bounded(gate.name, gate.reached), _show_bounded(gate.name, gate.asked)
+    return f"{show_name(gate.name)} {verdict}: {reached}, {bound} {asked} asked{why}"
+
+
+def _show_bounded(gate: str, value: float) -> str:
+    """Return a gate's number with its unit: four digits, of large counts all; a dash where there is none."""
+    if not isfinite(value):
+        return UNKNOWN
+    scale, unit = _UNITS.get(_name_kind(gate), (1, ""))
+    value *= scale
+    whole = abs(value) >= _STEP and float(value).is_integer()
+    return f"{value:,.0f}{unit}" if whole else f"{value:.4g}{unit}"

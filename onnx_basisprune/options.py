@@ -53,6 +53,12 @@ class CompressionOptions(PreprocessOptions, total=False):
     recover_steps: int
     augment: Literal["none", "shift", "shift+flip"]
     exclude: list[str] | tuple[str, ...]
+    min_speedup: float | None
+    max_macs: int | None
+    max_parameters: int | None
+    max_file_bytes: int | None
+    min_accuracy: float | None
+    strict: bool
     rounds: int
     plan: AnyPath | None
     save_plan: AnyPath | None
@@ -86,4 +92,6 @@ class BenchmarkOptions(TypedDict, total=False):
     max_seconds: float
     cold_start: bool
     profile: bool
+    min_speedup: float | None
+    strict: bool
     seed: int

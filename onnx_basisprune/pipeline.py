@@ -36,6 +36,7 @@ from onnx_basisprune.summary import (
     describe_config,
     describe_metadata,
     judge_gates,
+    list_unjudged,
     summarize_groups,
     summarize_layers,
 )
@@ -165,6 +166,9 @@ def finish_report(report: CompressionReport, run: Run) -> CompressionReport:
     has_anything = bool(network.eligible) or any(not group.blocked_by for group in network.channels.groups)
     if not has_anything:
         recorder.warn("no Conv of the model can be decomposed and no channel can go: nothing to prune.")
+    unjudged = list_unjudged(config, report)
+    if unjudged:
+        recorder.warn(f"a dry run measures nothing: {', '.join(unjudged)} can't be judged.")
     recorder.finish()
     report = replace(
         report,

@@ -166,19 +166,21 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class Gate:
-    """One pass-or-fail line: what was asked, what was reached.
+    """One pass-or-fail line.
 
     Attributes:
-        name: The option that asked.
+        name: The option that asked, such as `max_drop`.
         asked: Its value.
-        reached: What was measured, in the same unit.
+        reached: What was measured, in the same unit; NaN where nothing was, which fails.
         passed: Whether that will do.
+        explanation: How sure the figure is, or why there is none.
     """
 
     name: str
     asked: float
     reached: float
     passed: bool
+    explanation: str = ""
 
 
 @dataclass(frozen=True)

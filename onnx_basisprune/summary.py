@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnx_basisprune.files import hash_files
 from onnx_basisprune.graph.dependency import DependencyGroup
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.types import ConvLayer
+from onnx_basisprune.reporting.gates import judge_limits
 from onnx_basisprune.results import CompressionReport, Gate, GroupReport, LayerReport, ModelMeasurement
 
 _NO_GAIN = "the budget is met without decomposing it"
@@ -96,20 +98,27 @@ def choose_budget(config: CompressionConfig) -> tuple[Unit, float]:
 
 
 def judge_gates(config: CompressionConfig, report: CompressionReport, has_anything: bool) -> tuple[Gate, ...]:
-    """Return the gates: the target, unless nobody asked for it and there is nothing to prune; and not to be slower."""
+    """Return the gates: the target, unless nobody asked for it and there is nothing to prune; not to be slower; bounds.
+
+    A dry run has only those whose figures it foretells.
+    """
     unit, asked = choose_budget(config)
     targets = (config.target_macs, config.target_params, config.target_latency)
     gates = []
-    if config.max_drop is not None:
-        drop = 0.0 if report.drop_pp is None else report.drop_pp.estimate
-        gates.append(Gate("max_drop", config.max_drop, drop, drop <= config.max_drop))
-    elif config.plan is None and (has_anything or any(target is not None for target in targets)):
+    wants_target = has_anything or any(target is not None for target in targets)
+    if config.max_drop is None and config.plan is None and wants_target:
         reached = _measure_share(unit, report)
         tolerance = _CLOCK_TOLERANCE if unit == "latency" else 0.0
         gates.append(Gate(f"target_{unit}", asked, reached, reached <= asked * (1 + tolerance)))
+    gates += [gate for gate in judge_limits(report, config) if not config.dry_run or isfinite(gate.reached)]
     if report.speedup is not None and not config.allow_slower:
         gates.append(Gate("not_slower", 1.0, report.speedup.median, report.speedup.high >= 1 - _CLOCK_TOLERANCE))
     return tuple(gates)
+
+
+def list_unjudged(config: CompressionConfig, report: CompressionReport) -> list[str]:
+    """Return the names of the gates that a dry run leaves out: their figures aren't known before the model is."""
+    return [gate.name for gate in judge_limits(report, config) if config.dry_run and not isfinite(gate.reached)]
 
 
 def _measure_share(unit: Unit, report: CompressionReport) -> float:

@@ -25,7 +25,8 @@ OWNED = {
     "reporting": {"jinja2", "matplotlib"},
     "cli": {"click", "rich"},
 }
-FREE_MODULES = {"errors", "config", "results", "course_report", "benchmark_report", "inspection_report", "numbers"}
+REPORT_MODULES = {"results", "course_report", "benchmark_report", "inspection_report"}
+FREE_MODULES = REPORT_MODULES | {"errors", "config", "limits", "numbers"}
 # Which rooms and top-level modules each room may import, besides itself.
 SEES = {
     "planning": FREE_MODULES,
@@ -35,7 +36,7 @@ SEES = {
     "runtime": FREE_MODULES | {"planning"},
     "reporting": FREE_MODULES,
     # The public API: what the package itself offers, and the modules that stand for one command each.
-    "cli": FREE_MODULES | {"", "files", "inspection", "measurement", "pipeline", "progress"},
+    "cli": FREE_MODULES | {"", "checking", "files", "inspection", "measurement", "pipeline", "progress"},
 }
 # Top-level modules that everyone may import must not import any room.
 FOUNDATIONS = FREE_MODULES | {"files", "progress"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import junitparser
 import pytest
 from click.testing import CliRunner, Result
 
@@ -52,6 +53,37 @@ def test_two_models_get_a_row_each_and_a_verdict_for_every_combination() -> None
 )
 def test_the_verdict_is_in_words(speedup: Speedup, words: str) -> None:
     assert show_verdict(speedup) == words
+
+
+def test_a_speedup_can_be_asked_for(tmp_path: Path) -> None:
+    options = ["--no-cold-start", "--batch-size", "1,2", "--json", "-", "--junit", str(tmp_path / "j.xml"), "--github"]
+    result = run(str(MODEL), str(MODEL), "--min-speedup", "1000", *options)
+    assert result.exit_code == 3
+    gates = json.loads(result.stdout)["gates"]
+    assert [(gate["name"], gate["asked"], gate["passed"]) for gate in gates] == [
+        ("min_speedup[batch 1, default threads]", 1000, False),
+        ("min_speedup[batch 2, default threads]", 1000, False),
+    ]
+    # stdout is JSON's, so the annotations are on stderr.
+    assert result.stderr.count("::error title=basisprune%3A min_speedup[batch ") == 2
+    (suite,) = junitparser.JUnitXml.fromfile(str(tmp_path / "j.xml"))
+    assert (suite.tests, suite.failures) == (2, 2)
+    passed = run(str(MODEL), str(MODEL), "--min-speedup", "0.001", "--strict", "--no-cold-start")
+    assert passed.exit_code == 0, passed.output
+    assert "Gate min_speedup[batch 1, default threads] passed: " in passed.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--min-speedup", "1"], "--min-speedup compares two models"),
+        ([str(MODEL), "--min-speedup", "-1"], "--min-speedup is -1; expected"),
+    ],
+)
+def test_a_speedup_that_cant_be_is_wrong_usage(options: list[str], message: str) -> None:
+    result = run(str(MODEL), *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("width", ["80", "120"])

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import junitparser
 import onnx
 import pytest
 from click.testing import CliRunner, Result
@@ -62,6 +63,12 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "recover": (["--recover", "none"], "none"),
     "recover_steps": (["--recover-steps", "0"], 0),
     "augment": (["--augment", "shift+flip"], "shift+flip"),
+    "min_speedup": (["--min-speedup", "1.5"], 1.5),
+    "max_macs": (["--max-macs", "1.5M"], 1_500_000),
+    "max_parameters": (["--max-parameters", "12"], 12),
+    "max_file_bytes": (["--max-file-bytes", "0"], 0),
+    "min_accuracy": (["--min-accuracy", "75%"], 0.75),
+    "strict": (["--strict"], True),
     "exclude": (["--exclude", "a", "--exclude", "b,c"], ("a", "b,c")),
     "plan": (["--plan", "p.json"], Path("p.json")),
     "save_plan": (["--save-plan", "p.json"], Path("p.json")),
@@ -136,7 +143,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
 def test_every_option_has_the_name_of_its_field() -> None:
     fields = {field.name for field in dataclasses.fields(CompressionConfig)}
     shown = {param.name for param in compress.params if param.expose_value}
-    assert shown == fields
+    assert shown == fields | {"junit", "markdown", "github"}
     assert set(OPTIONS) == fields - {"model", "data"}
 
 
@@ -184,7 +191,7 @@ def test_the_table_and_what_follows(fake: FakeRun) -> None:
     drop = "Accuracy drop against the original: 1.50 pp (95 % interval 0.50 to 2.50; 1,000 images)"
     assert drop in result.stdout
     assert "Recovery: 20 steps, held-out loss 0.04 -> 0.02" in result.stdout
-    assert "Gate target_macs: passed (asked 0.5, reached 0.5)" in result.stdout
+    assert "Gate target_macs passed: 50 %, at most 50 % asked" in result.stdout
     assert result.stdout.endswith("Written: out.onnx\n")
     assert result.stderr == "a note\n"
     assert "conv1" not in result.stdout
@@ -210,11 +217,27 @@ def test_a_failed_gate_is_3_and_told_on_stderr_too(fake: FakeRun) -> None:
     fake.report = make_report(gates=(Gate("target_macs", 0.1, 0.25, False),))
     result = run("m.onnx", "--data", "d")
     assert result.exit_code == 3
-    assert "Gate target_macs: FAILED (asked 0.1, reached 0.25)" in result.stdout
+    assert "Gate target_macs FAILED: 25 %, at most 10 % asked" in result.stdout
     assert "Written: out.onnx" in result.stdout
     quiet = run("m.onnx", "--data", "d", "-q")
     assert (quiet.exit_code, quiet.stdout) == (3, "")
-    assert quiet.stderr == "Warning: gate target_macs failed: asked 0.1, reached 0.25.\n"
+    assert quiet.stderr == "Warning: gate target_macs FAILED: 25 %, at most 10 % asked.\n"
+
+
+def test_the_verdict_is_written_beside_the_report(fake: FakeRun, tmp_path: Path) -> None:
+    fake.report = make_report(gates=(Gate("min_speedup", 3.0, 2.0, False), Gate("max_macs", 2, 1, True)))
+    junit, markdown = tmp_path / "gates.xml", tmp_path / "gates.md"
+    options = ["--data", "d", "--junit", str(junit), "--markdown", str(markdown), "--github"]
+    result = run("m.onnx", *options)
+    assert result.exit_code == 3
+    (suite,) = junitparser.JUnitXml.fromfile(str(junit))
+    assert (suite.name, suite.tests, suite.failures) == ("m.onnx", 2, 1)
+    assert "| multiply-adds | 2.00 M | 1.00 M | -50.0 % |" in markdown.read_text(encoding="utf-8")
+    assert "::error title=basisprune%3A min_speedup::min_speedup FAILED: 2x, at least 3x asked\n" in result.stdout
+    fake.config = None
+    again = run("m.onnx", *options)
+    assert (again.exit_code, again.stdout, fake.config) == (1, "", None)
+    assert "gates.xml' exists already" in again.stderr
 
 
 def test_quiet_says_nothing_on_success(fake: FakeRun) -> None:
@@ -278,8 +301,44 @@ def test_a_target_out_of_reach_is_3_and_the_best_model_is_written(tmp_path: Path
     options = ["-o", str(output), "--limit", "20", "--recover", "none", "--target-macs", "0.001"]
     result = run(str(MODEL), *DATA, *options)
     assert result.exit_code == 3, result.output
-    assert "FAILED (asked 0.001" in result.stdout
+    assert "at most 0.1 % asked" in result.stdout
     onnx.checker.check_model(output, full_check=True)
+
+
+def test_gates_that_a_real_run_passes_and_fails(tmp_path: Path) -> None:
+    gates = [
+        "--max-macs",
+        "3M",
+        "--max-parameters",
+        "1",
+        "--max-file-bytes",
+        "600k",
+        "--min-accuracy",
+        "50%",
+        "--strict",
+    ]
+    result, report = run_quickly(tmp_path, "small", "--allow-slower", "--min-speedup", "0.01", *gates)
+    assert result.exit_code == 3, result.output
+    assert {gate["name"]: gate["passed"] for gate in report["gates"]} == {
+        "target_macs": True,
+        "min_speedup": True,
+        "max_macs": True,
+        "max_parameters": False,
+        "max_file_bytes": True,
+        "min_accuracy": True,
+    }
+    assert "Warning: gate max_parameters FAILED: " in result.stderr
+    onnx.checker.check_model(tmp_path / "small.onnx", full_check=True)
+    judged = CliRunner().invoke(basisprune, ["check", str(tmp_path / "small.json"), "--max-parameters", "1"])
+    assert judged.exit_code == 3
+
+
+def test_a_dry_run_judges_what_it_foretells(tmp_path: Path) -> None:
+    options = ["--allow-slower", "--dry-run", "--max-macs", "1", "--min-speedup", "2", "--min-accuracy", "1"]
+    result, report = run_quickly(tmp_path, "dry", *options)
+    assert result.exit_code == 3, result.output
+    assert [(gate["name"], gate["passed"]) for gate in report["gates"]] == [("target_macs", True), ("max_macs", False)]
+    assert "Warning: a dry run measures nothing: min_speedup, min_accuracy can't be judged." in result.stderr
 
 
 @pytest.mark.parametrize("existing", ["out.onnx", "report.json"])

@@ -64,7 +64,9 @@ def test_a_compression_report_has_the_keys_that_readers_rely_on() -> None:
     assert values["compressed"]["macs"] == 60
     assert values["speedup"] == {"median": 1.5, "low": 1.4, "high": None}
     assert values["drop_pp"] == {"estimate": 0.5, "low": -0.1, "high": 1.0}
-    assert values["gates"] == [{"name": "target_macs", "asked": 0.5, "reached": None, "passed": False}]
+    assert values["gates"] == [
+        {"name": "target_macs", "asked": 0.5, "reached": None, "passed": False, "explanation": ""}
+    ]
     assert values["layers"][0]["rank"] == 3
     assert values["recovery"]["curve"] == [[0, 0.5, 0.0], [2, 0.25, 1e-3]]
     assert values["config"]["mean"] == [0.5]
