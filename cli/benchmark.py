@@ -16,15 +16,14 @@ from onnx_basisprune.cli.gate_options import (
 )
 from onnx_basisprune.cli.options import (
     FILE,
-    SectionCommand,
     json_options,
     list_option,
-    option,
     provider_option,
     read_verbosity,
     verbosity_options,
 )
 from onnx_basisprune.cli.parameter_types import Count, NumberList
+from onnx_basisprune.cli.sections import SectionCommand, option
 from onnx_basisprune.config import BenchmarkConfig
 from onnx_basisprune.numbers import show_gate
 

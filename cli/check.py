@@ -16,7 +16,8 @@ from onnx_basisprune.cli.gate_options import (
     take_verdict_options,
     verdict_options,
 )
-from onnx_basisprune.cli.options import FILE, SectionCommand, option, read_verbosity, verbosity_options
+from onnx_basisprune.cli.options import FILE, read_verbosity, verbosity_options
+from onnx_basisprune.cli.sections import SectionCommand, option
 from onnx_basisprune.limits import GateLimits, Slack
 from onnx_basisprune.numbers import show_gate
 

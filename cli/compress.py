@@ -17,10 +17,7 @@ from onnx_basisprune.cli.gate_options import (
 )
 from onnx_basisprune.cli.options import (
     FILE,
-    SectionCommand,
-    apply_options,
     labels_option,
-    option,
     preprocess_options,
     provider_option,
     read_verbosity,
@@ -28,6 +25,7 @@ from onnx_basisprune.cli.options import (
     verbosity_options,
 )
 from onnx_basisprune.cli.parameter_types import Alignment, Count, TimeSpan
+from onnx_basisprune.cli.sections import SectionCommand, apply_options, option
 from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
 from onnx_basisprune.numbers import show_gate
 
@@ -69,6 +67,7 @@ _target_options = apply_options(
     option(
         "--target-macs",
         section=_TARGET,
+        rivals=("budget",),
         type=float,
         metavar="R",
         help=f"Fraction of the multiply-adds to keep.  [default: {DEFAULT_TARGET_MACS} where no target is given]",
@@ -76,6 +75,7 @@ _target_options = apply_options(
     option(
         "--target-params",
         section=_TARGET,
+        rivals=("budget",),
         type=float,
         metavar="R",
         help="Fraction of the parameters to keep, instead.",
@@ -83,6 +83,7 @@ _target_options = apply_options(
     option(
         "--target-latency",
         section=_TARGET,
+        rivals=("budget", "time"),
         type=float,
         metavar="R",
         help="Fraction of onnxruntime's time on this machine to keep, instead; held to the clock.",
@@ -90,6 +91,7 @@ _target_options = apply_options(
     option(
         "--max-drop",
         section=_TARGET,
+        rivals=("budget",),
         type=float,
         metavar="PP",
         help="Search the smallest model that loses at most PP percentage points of accuracy (without labels, of "
@@ -112,6 +114,7 @@ _target_options = apply_options(
     option(
         "--plan",
         section=_TARGET,
+        rivals=("budget", "plan"),
         type=FILE,
         metavar="FILE.json",
         help="Keep as much of each layer as this plan says, which --save-plan wrote for an earlier version of the same "
@@ -128,6 +131,7 @@ _target_options = apply_options(
     option(
         "--allow-slower",
         section=_TARGET,
+        rivals=("time",),
         is_flag=True,
         help="Look at MACs or parameters only: smaller, but perhaps no faster.",
     ),
@@ -241,6 +245,7 @@ _output_options = apply_options(
     option(
         "--save-plan",
         section=_OUTPUT,
+        rivals=("plan",),
         type=FILE,
         metavar="FILE.json",
         help="Write what is kept of each layer, to be reviewed, edited, and applied by --plan.",

@@ -9,10 +9,8 @@ import click
 
 from onnx_basisprune.cli.options import (
     FILE,
-    SectionCommand,
     json_options,
     labels_option,
-    option,
     preprocess_options,
     provider_option,
     read_verbosity,
@@ -20,6 +18,7 @@ from onnx_basisprune.cli.options import (
     verbosity_options,
 )
 from onnx_basisprune.cli.parameter_types import Count
+from onnx_basisprune.cli.sections import SectionCommand, option
 from onnx_basisprune.config import EvaluationConfig
 
 

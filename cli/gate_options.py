@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnx_basisprune.cli.options import FILE, Function, apply_options, option
+from onnx_basisprune.cli.options import FILE
 from onnx_basisprune.cli.parameter_types import Amount, Fraction
+from onnx_basisprune.cli.sections import Function, apply_options, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

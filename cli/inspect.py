@@ -8,12 +8,11 @@ import click
 
 from onnx_basisprune.cli.options import (
     FILE,
-    SectionCommand,
     json_options,
-    option,
     verbosity_options,
 )
 from onnx_basisprune.cli.parameter_types import NumberList
+from onnx_basisprune.cli.sections import SectionCommand, option
 
 
 @click.command(cls=SectionCommand)

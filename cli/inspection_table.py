@@ -68,15 +68,31 @@ def _describe_row(node: NodeInspection) -> Sequence[str | Text]:
     )
 
 
+def list_findings(inspection: Inspection) -> list[str]:
+    """Return what there is to say about a model without a table."""
+    lines = _list_headlines(inspection)
+    shape = inspection.outputs[0].shape if inspection.outputs else None
+    if shape is not None and len(shape) == 2 and shape[1] is not None:
+        lines.append(f"Classes: {shape[1]:,}")
+    lines.append(f"MACs: {show_count(inspection.macs)}, parameters: {show_count(inspection.parameters)}")
+    return lines + _list_prunable(inspection)
+
+
 def _list_totals(inspection: Inspection) -> list[str]:
     """Return what stands below the table."""
-    eligible = [node for node in inspection.nodes if node.eligible]
     lines = []
     if inspection.parameters != inspection.normalized_parameters:
         lines.append(
             f"Parameters in the file: {inspection.parameters:,}; the table counts them after batch "
             "normalisations are folded."
         )
+    return lines + _list_prunable(inspection)
+
+
+def _list_prunable(inspection: Inspection) -> list[str]:
+    """Return what can be pruned and what can't."""
+    eligible = [node for node in inspection.nodes if node.eligible]
+    lines = []
     share = ""
     # A share of what happens to be known would mislead.
     if inspection.macs and not inspection.uncounted_ops:

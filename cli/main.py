@@ -15,6 +15,7 @@ from onnx_basisprune.cli.check import check
 from onnx_basisprune.cli.compress import compress
 from onnx_basisprune.cli.evaluate import evaluate
 from onnx_basisprune.cli.exit_codes import ERROR, INTERRUPTED, WRONG_USAGE
+from onnx_basisprune.cli.init import init
 from onnx_basisprune.cli.inspect import inspect
 from onnx_basisprune.cli.options import read_verbosity
 from onnx_basisprune.errors import BasispruneError, ConfigError
@@ -99,7 +100,7 @@ def basisprune() -> None:
     """  # noqa: D301  # click's backspace character, not a backslash
 
 
-for _command in (compress, check, inspect, evaluate, benchmark):
+for _command in (compress, check, inspect, evaluate, benchmark, init):
     basisprune.add_command(_command)
 
 

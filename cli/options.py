@@ -1,17 +1,16 @@
-"""Options that several commands share, and their order in the help."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import click
 
 from onnx_basisprune.cli.parameter_types import Count, NumberList
+from onnx_basisprune.cli.sections import Function, apply_options, option
 from onnx_basisprune.config import DEFAULT_PROVIDER, PreprocessConfig
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 PRESET_NAMES = ("auto", "imagenet", "unit", "tf", "raw", "caffe")
 FILE = click.Path(path_type=Path)
@@ -23,51 +22,6 @@ class Verbosity(NamedTuple):
 
     quiet: bool
     verbose: int
-
-
-class SectionOption(click.Option):
-    """An option that stands under a heading of its own in the help."""
-
-    def __init__(self, *args: Any, section: str = "Other", **attributes: Any) -> None:
-        super().__init__(*args, **attributes)
-        self.section = section
-
-
-class SectionCommand(click.Command):
-    """A command whose help lists its options under headings, in the order of their first option."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write all options, those without a section last."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        others = []
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-            if record is None:
-                continue
-            if isinstance(param, SectionOption) and param.section != "Other":
-                sections.setdefault(param.section, []).append(record)
-            else:
-                others.append(record)
-        for title, records in {**sections, "Other": others}.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-def option(*names: str, section: str = "Other", **attributes: Any) -> Callable[[Function], Function]:
-    """Return a decorator that adds an option under a heading, with its default shown."""
-    attributes.setdefault("show_default", attributes.get("default") not in (None, False, ()))
-    return click.option(*names, cls=SectionOption, section=section, **attributes)
-
-
-def apply_options(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Return one decorator that adds several options, listed in this order in the help."""
-
-    def decorate(function: Function) -> Function:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
 
 
 def _join_lists(_ctx: click.Context, _param: click.Parameter, values: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
@@ -87,6 +41,7 @@ def preprocess_options() -> Callable[[Function], Function]:
         option(
             "--preprocess",
             section=section,
+            is_shared=True,
             type=click.Choice(PRESET_NAMES),
             default=PreprocessConfig.preprocess,
             help="Preset: auto tries them all against the labels and says what it chose; imagenet (mean and "
@@ -96,6 +51,7 @@ def preprocess_options() -> Callable[[Function], Function]:
         option(
             "--mean",
             section=section,
+            is_shared=True,
             type=NumberList(float),
             metavar="M,M,M",
             help="Subtracted per channel, after --scale.",
@@ -103,6 +59,7 @@ def preprocess_options() -> Callable[[Function], Function]:
         option(
             "--std",
             section=section,
+            is_shared=True,
             type=NumberList(float),
             metavar="S,S,S",
             help="Divided by per channel, after --mean.",
@@ -110,6 +67,7 @@ def preprocess_options() -> Callable[[Function], Function]:
         option(
             "--scale",
             section=section,
+            is_shared=True,
             type=float,
             metavar="F",
             help="Multiplies the pixel values 0..255 first, e.g. 0.00392157 for 1/255.",
@@ -117,6 +75,7 @@ def preprocess_options() -> Callable[[Function], Function]:
         option(
             "--resize",
             section=section,
+            is_shared=True,
             type=Count(0),
             metavar="PIXELS",
             help="Shorter side before the crop; 0 for no resize.  [default: what covers the model's size]",
@@ -124,6 +83,7 @@ def preprocess_options() -> Callable[[Function], Function]:
         option(
             "--crop",
             section=section,
+            is_shared=True,
             type=Count(0),
             metavar="PIXELS",
             help="Side of the centre crop; 0 for none.  [default: the model's size]",
@@ -131,12 +91,14 @@ def preprocess_options() -> Callable[[Function], Function]:
         option(
             "--color",
             section=section,
+            is_shared=True,
             type=click.Choice(["rgb", "bgr", "gray"]),
             help="Order of the channels.  [default: the preset's]",
         ),
         option(
             "--layout",
             section=section,
+            is_shared=True,
             type=click.Choice(["nchw", "nhwc"]),
             help="Where the channels stand in the model's input.  [default: read from the model]",
         ),
@@ -148,6 +110,7 @@ def labels_option(section: str) -> Callable[[Function], Function]:
     return option(
         "--labels",
         section=section,
+        is_shared=True,
         type=FILE,
         metavar="FILE",
         help="JSON from folder or file name to class index, where the sorted names of the class folders "
@@ -160,6 +123,7 @@ def scores_option(section: str) -> Callable[[Function], Function]:
     return option(
         "--scores",
         section=section,
+        is_shared=True,
         metavar="NAME",
         help="The model's output that holds the class scores, where it has several; the others stay outputs.  "
         "[default: the first floating-point one]",
@@ -171,6 +135,7 @@ def provider_option(section: str) -> Callable[[Function], Function]:
     return option(
         "--provider",
         section=section,
+        is_shared=True,
         default=DEFAULT_PROVIDER,
         metavar="NAME",
         help="onnxruntime's execution provider for whatever it runs, one that the installed onnxruntime offers.",

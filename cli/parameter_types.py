@@ -115,6 +115,11 @@ class NumberList(_ParamType):
     def __init__(self, kind: type[int | float], least: float | None = None) -> None:
         self._kind, self._least = kind, least
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether only whole numbers will do."""
+        return self._kind is int
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the numbers, or stop with a line that shows the form expected."""
         if isinstance(value, tuple):

@@ -23,7 +23,7 @@ OWNED = {
     "planning": set(),
     "runtime": {"onnxruntime", "platformdirs", "psutil", "scipy"},
     "reporting": {"jinja2", "matplotlib"},
-    "cli": {"click", "rich"},
+    "cli": {"click", "rich", "tomli"},
 }
 REPORT_MODULES = {"results", "course_report", "benchmark_report", "inspection_report"}
 FREE_MODULES = REPORT_MODULES | {"errors", "config", "limits", "numbers"}

@@ -30,6 +30,7 @@ SHORT = {
     "benchmark": ["--rounds", "5", "--min-seconds", "0", "--max-seconds", "0.1", "--no-cold-start"],
     "evaluate": ["--limit", "60"],
     "inspect": ["--force"],
+    "init": ["--force"],
 }
 
 
@@ -47,7 +48,7 @@ def list_commands() -> Iterator[tuple[str, str]]:
 
 COMMANDS = list(list_commands())
 # Those that people copy first; the others of the docs differ in options that the tests of the commands run.
-FIRST = [(page, line) for page, line in COMMANDS if page in {"README.md", "ci.md", "configuration.md"}]
+FIRST = [(page, line) for page, line in COMMANDS if page in {"README.md", "ci.md", "configuration.md", "plans.md"}]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,12 @@ def test_commands_run(
 def test_options_in_the_text_exist(page: Path) -> None:
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     commands = [find_command(name) for name in basisprune.list_commands(click.Context(basisprune))]
-    known = {name: option for command in commands for option in command.params for name in option.opts}
+    known = {
+        name: option
+        for command in commands
+        for option in command.params
+        for name in option.opts + option.secondary_opts
+    }
     for words in map(shlex.split, INLINE_OPTION.findall(text)):
         for word in (word for word in words if word.startswith("--")):
             # The last one is an option of benchmarks/accuracy.py.

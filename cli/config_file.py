@@ -1,0 +1,249 @@
+"""Options from a file: `basisprune.toml`, or `[tool.basisprune]` in `pyproject.toml`.
+
+At the top stand the options of `compress`, each by its name without the dashes; those of another command stand in a
+table of its name. Options that describe the model (how images become its input, its labels, what runs it) hold for
+every command that has them. Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from onnx_basisprune.cli.parameter_types import Count, NumberList
+from onnx_basisprune.errors import ConfigError, quote
+
+FILE_NAME = "basisprune.toml"
+# The command whose options stand at the top.
+MAIN_COMMAND = "compress"
+_PROJECT_FILE_NAME = "pyproject.toml"
+_STDOUT = "-"
+_LONGEST_VALUE = 60
+Commands = Mapping[str, click.Command]
+
+
+class ConfigFile(NamedTuple):
+    """A file with options.
+
+    Attributes:
+        path: The file.
+        content: What it sets.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+
+
+class Kind(NamedTuple):
+    """What an option's value is in the file.
+
+    Attributes:
+        types: Of a value, or of each of a list.
+        words: The same for people.
+        is_list: Whether it is a list.
+    """
+
+    types: tuple[type, ...]
+    words: str
+    is_list: bool
+
+
+def find_config() -> ConfigFile | None:
+    """Return the file nearest to the working directory, in it or above it.
+
+    In each folder `basisprune.toml` goes before a `pyproject.toml`; one without `[tool.basisprune]` doesn't count.
+
+    Raises:
+        ConfigError: A file can't be read or isn't TOML.
+    """
+    here = Path.cwd()
+    # Relative where that is enough: what is in reports should be what people would type.
+    for folder in (Path(), *here.parents):
+        path = folder / FILE_NAME
+        if path.is_file():
+            return read_config(path)
+        path = folder / _PROJECT_FILE_NAME
+        if path.is_file() and _read_project(path) is not None:
+            return read_config(path)
+    return None
+
+
+def read_config(path: Path) -> ConfigFile:
+    """Read a file that sets options.
+
+    Raises:
+        ConfigError: The file can't be read, isn't TOML, or is a `pyproject.toml` without `[tool.basisprune]`.
+    """
+    if path.name != _PROJECT_FILE_NAME:
+        return ConfigFile(path, _read_toml(path))
+    content = _read_project(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{quote(path)} has no table [tool.basisprune]: add one, or name another file.")
+    return ConfigFile(path, content)
+
+
+def _read_project(path: Path) -> Any:
+    """Return what `[tool.basisprune]` holds, `None` where there is none."""
+    tools = _read_toml(path).get("tool")
+    return tools.get("basisprune") if isinstance(tools, dict) else None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Return a TOML file's content."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{quote(path)} can't be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{quote(path)} isn't TOML: {error}.") from error
+
+
+def choose_defaults(config: ConfigFile, commands: Commands, name: str) -> dict[str, Any]:
+    """Return what a file sets for a command, by parameter name, as the command line would hand it over.
+
+    Args:
+        config: The file; the whole of it is checked.
+        commands: All commands that can take options from a file.
+        name: The one that runs.
+
+    Raises:
+        ConfigError: A key isn't the name of an option, or its value is of the wrong type.
+    """
+    tables = {key: value for key, value in config.content.items() if key in commands and key != MAIN_COMMAND}
+    top = {key: value for key, value in config.content.items() if key not in tables}
+    found = {MAIN_COMMAND: _read_table(config.path, "", top, commands, MAIN_COMMAND)}
+    for key, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{quote(config.path)}: {key} is {_show_value(table)}; expected a table, [{key}].")
+        found[key] = _read_table(config.path, f"{key}.", table, commands, key)
+    if name == MAIN_COMMAND:
+        return found[name]
+    shared = {param.name for param in commands[name].params if getattr(param, "is_shared", False)}
+    return {
+        **{key: value for key, value in found[MAIN_COMMAND].items() if key in shared},
+        **found.get(name, {}),
+    }
+
+
+def list_keys(command: click.Command) -> dict[str, click.Parameter]:
+    """Return the parameters that a file can set by their keys, in the order of the help."""
+    return {name_key(param): param for param in command.params if not getattr(param, "is_about_files", False)}
+
+
+def name_key(param: click.Parameter) -> str:
+    """Return what a parameter is called in a file: its long option without the dashes, or an argument's name."""
+    names = [name for name in param.opts if name.startswith("--")]
+    return names[0][2:] if names else str(param.name)
+
+
+def drop_rivals(
+    defaults: Mapping[str, Any], params: Collection[click.Parameter], given: Collection[str]
+) -> dict[str, Any]:
+    """Return what a file sets without what the command line puts something else in the place of.
+
+    Args:
+        defaults: What the file sets, by parameter name.
+        params: The command's.
+        given: Names of those on the command line.
+    """
+    rivals = {param.name: set(getattr(param, "rivals", ())) for param in params}
+    taken = set().union(*(rivals.get(name, set()) for name in given))
+    return {name: value for name, value in defaults.items() if name in given or not rivals[name] & taken}
+
+
+def _read_table(path: Path, prefix: str, table: Mapping[str, Any], commands: Commands, name: str) -> dict[str, Any]:
+    """Return a table's values by parameter name."""
+    params, values = list_keys(commands[name]), {}
+    for key, value in table.items():
+        param = params.get(key.replace("_", "-"), params.get(key))
+        if param is None or param.name is None:
+            raise ConfigError(f"{quote(path)}: {quote(prefix + key)} isn't an option{_suggest(key, commands, name)}")
+        if param.name in values:
+            raise ConfigError(f"{quote(path)}: {quote(prefix + key)} is there twice, with - and with _.")
+        values[param.name] = _check_value(path, prefix + key, value, param, commands[name])
+    return values
+
+
+def _suggest(key: str, commands: Commands, name: str) -> str:
+    """Return the end of the message about an unknown key: what may be meant."""
+    if key == MAIN_COMMAND:
+        return f": the options of {MAIN_COMMAND} stand at the top, in no table of their own."
+    spelled = key.replace("_", "-")
+    owners = [other for other, command in commands.items() if spelled in list_keys(command)]
+    if owners:
+        where = "at the top of the file" if owners[0] == MAIN_COMMAND else f"in the table [{owners[0]}]"
+        return f" of {name}, but of {owners[0]}: put it {where}."
+    known = [*list_keys(commands[name]), *(() if name != MAIN_COMMAND else commands)]
+    nearest = difflib.get_close_matches(spelled, known, n=1)
+    return f"; did you mean {quote(nearest[0])}?" if nearest else f" of {name}; `basisprune {name} --help` lists them."
+
+
+def _check_value(path: Path, key: str, value: Any, param: click.Parameter, command: click.Command) -> Any:
+    """Return a value as the command line would hand it over.
+
+    Raises:
+        ConfigError: It isn't what the option takes.
+    """
+    kind = describe_kind(param)
+    items = value if isinstance(value, list) and kind.is_list else [value]
+    if (not items and not param.multiple) or any(type(item) not in kind.types for item in items):
+        raise ConfigError(f"{quote(path)}: {key} is {_show_value(value)}; expected {kind.words}.")
+    if isinstance(param.type, click.Path):
+        items = [item if item == _STDOUT else str(path.parent / item) for item in items]
+    ready: Any = items if param.multiple or param.nargs != 1 else items[0]
+    if isinstance(param.type, NumberList) and not param.multiple:
+        ready = ",".join(map(str, items))
+    try:
+        param.type_cast_value(click.Context(command), ready)
+    except click.BadParameter as error:
+        raise ConfigError(f"{quote(path)}: {key}: {error.message}") from error
+    return ready
+
+
+def _show_value(value: Any) -> str:
+    """Return a value as it stands in a file, more or less, on one line."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+
+
+def describe_kind(param: click.Parameter) -> Kind:
+    """Return what a parameter's value is in a file."""
+    is_list = isinstance(param.type, NumberList) or param.multiple or param.nargs != 1
+    types, word = _find_type(param)
+    if not is_list:
+        return Kind(types, f"{'' if types == (bool,) or word == 'text' else 'a '}{word}", is_list=False)
+    many = {"text": "texts", "text or number": "texts or numbers"}.get(word, f"{word}s")
+    return Kind(types, f"a list of {many}", is_list=True)
+
+
+def _find_type(param: click.Parameter) -> tuple[tuple[type, ...], str]:
+    """Return the types of a single value, and a word for it."""
+    kind = param.type
+    if getattr(param, "is_flag", False):
+        return (bool,), "true or false"
+    if getattr(param, "count", False) or isinstance(kind, (Count, click.types.IntParamType)):
+        return (int,), "whole number"
+    if isinstance(kind, NumberList):
+        return ((int,), "whole number") if kind.is_whole else ((int, float), "number")
+    if isinstance(kind, click.types.FloatParamType):
+        return (int, float), "number"
+    if isinstance(kind, (click.Path, click.Choice, click.types.StringParamType)):
+        return (str,), "text"
+    return (str, int, float), "text or number"
+
+
+def list_used(ctx: click.Context) -> Iterator[str]:
+    """Go through the keys of a file that hold in a run, by the names on the command line."""
+    for param in ctx.command.params:
+        if ctx.get_parameter_source(str(param.name)) is click.core.ParameterSource.DEFAULT_MAP:
+            yield name_key(param)
