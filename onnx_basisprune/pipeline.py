@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_basisprune
+from onnx_basisprune.calibration.precision import describe_arithmetic
 from onnx_basisprune.candidates import build_candidate
 from onnx_basisprune.choosing import Outlook, assess_run, choose_plan
 from onnx_basisprune.config import CompressionConfig
@@ -37,6 +38,7 @@ from onnx_basisprune.summary import (
     describe_metadata,
     judge_gates,
     list_unjudged,
+    list_variations,
     summarize_groups,
     summarize_layers,
 )
@@ -100,6 +102,7 @@ def describe_plan(
         config=describe_config(run.config, output, run.images.preprocessing.describe()),
         environment={
             **describe_environment(run.config.threads, run.config.provider),
+            **describe_arithmetic(),
             "seed": run.config.seed,
             "original_sha256": hash_files(run.subject.files),
             "compressed_sha256": None,
@@ -114,6 +117,7 @@ def describe_plan(
         recovery=None,
         timings={},
         timing=timing,
+        varies_with=list_variations(run.config, timing),
     )
 
 

@@ -210,7 +210,8 @@ class CompressionReport:
 
     Attributes:
         config: Every option by its name, with the output and the `preprocessing` that were really used.
-        environment: Versions, CPU, threads, execution provider, seed, and SHA-256 of both models.
+        environment: Versions, CPU, threads of onnxruntime and of the calibration, execution provider, seed, and SHA-256
+            of both models.
         original: The model that was given.
         compressed: The one that was made; of a dry run what is predicted.
         speedup: `None` in a dry run.
@@ -226,6 +227,7 @@ class CompressionReport:
         warnings: What the user should look at.
         frontier: Other sizes that were looked at, with their accuracy.
         per_class: Accuracy class by class; empty without labels.
+        varies_with: What could make the same command on the same files write other bytes in another run.
         format_version: Grows when a key changes its meaning or goes.
     """
 
@@ -245,6 +247,7 @@ class CompressionReport:
     warnings: tuple[str, ...] = ()
     frontier: tuple[Any, ...] = ()
     per_class: tuple[ClassReport, ...] = ()
+    varies_with: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
 

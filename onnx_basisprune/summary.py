@@ -17,7 +17,7 @@ from onnx_basisprune.graph.dependency import DependencyGroup
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.types import ConvLayer
 from onnx_basisprune.reporting.gates import judge_limits
-from onnx_basisprune.results import CompressionReport, Gate, GroupReport, LayerReport, ModelMeasurement
+from onnx_basisprune.results import CompressionReport, Gate, GroupReport, LayerReport, ModelMeasurement, TimingReport
 
 _NO_GAIN = "the budget is met without decomposing it"
 # Of the same model a clock shows so much of a difference from one measurement to the next.
@@ -167,3 +167,19 @@ def describe_metadata(
         "parameters": [original.parameters, compressed.parameters],
     }
     return {"basisprune.version": version, "basisprune.compression": json.dumps(done)}
+
+
+def list_variations(config: CompressionConfig, timing: TimingReport | None) -> tuple[str, ...]:
+    """Return what could make the same command on the same files write other bytes in another run.
+
+    Args:
+        config: Every option.
+        timing: How time entered the plan; `None` where it didn't.
+    """
+    varies = ["environment.cpu and environment.versions: other kernels round otherwise"]
+    varies.append("environment.calibration_threads (OMP_NUM_THREADS): sums are rounded by the number of parts")
+    if timing is not None and config.latency_table is None:
+        varies.append("timing.table_sha256: the table in the cache folder grows and may go; --latency-table pins it")
+    if config.time_limit is not None:
+        varies.append("config.time_limit: the search ends by the clock")
+    return tuple(varies)

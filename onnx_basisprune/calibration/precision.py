@@ -7,7 +7,7 @@ with these (EfficientNet, MobileNet) are run forward in bfloat16, but trained in
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -20,6 +20,15 @@ def find_fastest_precision() -> Precision:
     """Return what a forward pass is fastest in: bfloat16 only where the CPU has instructions for it."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return "bfloat16" if supported is not None and supported() else "float32"
+
+
+def describe_arithmetic() -> dict[str, Any]:
+    """Return on what the last bits of everything that PyTorch computes depend, beside its version and the CPU.
+
+    Returns:
+        `calibration_threads`, and `calibration_precision` as it is where no depthwise Conv is trained.
+    """
+    return {"calibration_threads": torch.get_num_threads(), "calibration_precision": find_fastest_precision()}
 
 
 def choose_precision(program: Program) -> Precision:
