@@ -14,7 +14,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from onnx_basisprune.benchmark_report import BenchmarkReport
 from onnx_basisprune.config import BenchmarkConfig, CompressionConfig, EvaluationConfig, PreprocessConfig
@@ -66,6 +66,7 @@ __all__ = [
     "evaluate_model",
     "inspect_model",
     "read_report",
+    "read_schema",
     "render_json",
 ]
 
@@ -193,6 +194,14 @@ def read_report(path: AnyPath) -> CompressionReport:
     from onnx_basisprune.reporting import read_report as module
 
     return module.read_report(Path(path))
+
+
+def read_schema(command: Literal["compress", "evaluate", "benchmark"]) -> str:
+    """Return the JSON Schema (draft 2020-12) of what a command writes, as JSON text."""
+    from importlib.resources import files
+
+    path = files("onnx_basisprune") / "reporting" / "schemas" / f"{command}.schema.json"
+    return path.read_text(encoding="utf-8")
 
 
 def render_json(report: Report) -> str:
