@@ -86,8 +86,7 @@ def check(
     files = VerdictFiles(**take_verdict_options(options), force=force)
     limits = GateLimits(**options)
     given = {"accuracy": slack_accuracy, "speedup": slack_speedup, "size": slack_size}
-    given = {name: value for name, value in given.items() if value is not None}
-    slack = Slack(**given, strict=limits.strict) if given else None
+    slack = Slack(**{name: value for name, value in given.items() if value is not None}, strict=limits.strict)
     files.check([report, baseline])
     checked = check_report(report, limits, baseline, slack)
     for gate in checked.gates:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 
 from onnx_basisprune import read_schema
-from onnx_basisprune.cli.options import SectionCommand
 
 
-@click.command(cls=SectionCommand)
+@click.command()
 @click.argument("command", type=click.Choice(["compress", "evaluate", "benchmark"]), default="compress")
 def schema(command: str) -> None:
     """Print the JSON Schema of what COMMAND writes.

@@ -20,6 +20,7 @@ from onnx_basisprune.results import CompressionReport, Gate
 
 # Where GitHub Actions, and those that follow it, have a job's page take Markdown from.
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
+_NO_SLACK = Slack()
 
 
 @dataclass(frozen=True)
@@ -64,23 +65,19 @@ class VerdictFiles:
             check_writable(path, force=may_exist)
 
 
-def check_report(
-    path: Path, limits: GateLimits, baseline: Path | None = None, slack: Slack | None = None
-) -> CheckReport:
+def check_report(path: Path, limits: GateLimits, baseline: Path | None = None, slack: Slack = _NO_SLACK) -> CheckReport:
     """Hold a report to bounds, and to that of the last release.
 
     Args:
         path: The JSON that `compress --report` wrote.
         limits: The bounds.
         baseline: The last release's report; `None` for none.
-        slack: How much worse than it the model may be.
+        slack: How much worse than the baseline the model may be.
 
     Raises:
         ConfigError: There is neither a bound nor a baseline: nothing could fail.
         ReportError: A file isn't such a report.
     """
-    if baseline is None and slack is not None:
-        raise ConfigError("--slack-accuracy, --slack-speedup and --slack-size are for --baseline: give it, too.")
     if baseline is None and not limits.has_any:
         raise ConfigError(
             "there is no gate, so nothing could fail: give at least one, such as --max-drop 1, or --baseline OLD.json."
@@ -88,7 +85,7 @@ def check_report(
     report = read_report(path)
     gates = judge_limits(report, limits)
     if baseline is not None:
-        gates += judge_regressions(read_report(baseline), report, slack or Slack(strict=limits.strict))
+        gates += judge_regressions(read_report(baseline), report, slack)
     return CheckReport(report, gates)
 
 
