@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "sample_models"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-# A command in a shell's block, in a list of GitLab's or after `sh` in Jenkins'.
-COMMAND = re.compile(r"(?:^ *|&& |- |sh ['\"])basisprune ([^'\"\n]+(?:'[^']*'[^'\"\n]*)*)", re.MULTILINE)
+# A command in a shell's block, in GitLab's YAML, or after `sh` in Jenkins'.
+COMMAND = re.compile(r"(?:^ *|&& |- |sh '+venv/bin/)basisprune ([^'\"\n]+)", re.MULTILINE)
+# A backslash or a folded block of YAML goes on in the next line.
+CONTINUATION = re.compile(r"\\*\\\n +|(?<=\d)\n +(?=--)")
 INLINE_OPTION = re.compile(r"(?<!`)`(--\w[^`]*)`(?!`)")
 LINK = re.compile(r"\]\((docs/[\w-]+\.(?:md|svg)(?:#[\w-]+)?)\)")
 # What makes a run short; the last value of an option is the one that counts.
@@ -29,6 +31,7 @@ SHORT = {
     "compress": ["--limit", "60", "--recover-steps", "0", "--force"],
     "benchmark": ["--rounds", "5", "--min-seconds", "0", "--max-seconds", "0.1", "--no-cold-start"],
     "evaluate": ["--limit", "60"],
+    "check": ["--force"],
     "inspect": ["--force"],
     "init": ["--force"],
 }
@@ -39,7 +42,7 @@ def list_commands() -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     for page in PAGES:
         for _, block in FENCE.findall(page.read_text(encoding="utf-8")):
-            for found in COMMAND.findall(block.replace("\\\n", " ")):
+            for found in COMMAND.findall(CONTINUATION.sub(" ", block)):
                 line = " ".join(found.partition("  #")[0].partition(" ||")[0].split())
                 if line not in seen:
                     seen.add(line)
@@ -101,7 +104,7 @@ def test_commands_run_in_their_order(
             arguments += ["-o", str(workplace / "digits.pruned.onnx")]
         if "last-release.json" in line:
             shutil.copy("report.json", "last-release.json")
-        result = CliRunner().invoke(basisprune, [name, *arguments, *SHORT.get(name, [])])
+        result = CliRunner().invoke(basisprune, [name, *arguments, *SHORT[name]])
         # Speed and accuracy of so short a run may miss what is asked.
         is_gated = any(option in line for option in ("--target-latency", "--max-", "--min-"))
         assert result.exit_code in ({0, 3} if is_gated else {0}), result.output
