@@ -62,9 +62,12 @@ def find_config() -> ConfigFile | None:
     Raises:
         ConfigError: A file can't be read or isn't TOML.
     """
-    here = Path.cwd()
+    try:
+        above = Path.cwd().parents
+    except OSError:  # it was removed
+        return None
     # Relative where that is enough: what is in reports should be what people would type.
-    for folder in (Path(), *here.parents):
+    for folder in (Path(), *above):
         path = folder / FILE_NAME
         if path.is_file():
             return read_config(path)

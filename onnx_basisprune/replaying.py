@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import onnx_basisprune
 from onnx_basisprune.assessment import Assessment
@@ -176,7 +177,7 @@ def apply_plan(saved: SavedPlan, outlook: Outlook) -> PlannedCut:
     return PlannedCut(plan, forecast, losses, reached=True, left=float(forecast.macs))
 
 
-def _expect_components(assessment: Assessment, name: str, rank: int) -> Any:
+def _expect_components(assessment: Assessment, name: str, rank: int) -> NDArray[np.float64]:
     """Return the scores of a layer's components.
 
     Raises:

@@ -76,11 +76,11 @@ def _describe_attributes(operation: Operation) -> dict[str, Any]:
     """Return the attributes that shape the graph, sorted by name, as JSON knows them."""
     found: dict[str, Any] = {}
     for name, value in sorted(operation.attributes.items()):
-        items = value if isinstance(value, (list, tuple)) else [value]
-        if isinstance(value, np.ndarray):
-            found[name] = _describe_tensor(value)
-        elif not any(isinstance(item, float) for item in items):
-            found[name] = list(value) if isinstance(value, tuple) else value
+        is_list = isinstance(value, (list, tuple))
+        items = list(value) if is_list else [value]
+        if not any(isinstance(item, float) for item in items):
+            items = [_describe_tensor(item) if isinstance(item, np.ndarray) else item for item in items]
+            found[name] = items if is_list else items[0]
     return found
 
 
