@@ -80,7 +80,7 @@ def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: 
 def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predictions:
     """Return what onnxruntime makes of a candidate on images."""
     with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-        path = save_model(run.restore_types(candidate.model), Path(folder, "candidate.onnx"))[0]
+        path = save_model(run.restore_form(candidate.model), Path(folder, "candidate.onnx"))[0]
         session = Session(path, threads=run.config.threads, provider=run.config.provider)
         return predict_all(replace(run.subject, session=session), images, run.config.batch_size, "trying", run.recorder)
 

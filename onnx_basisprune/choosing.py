@@ -63,7 +63,7 @@ class Outlook:
     def time_model(self, model: ModelProto) -> float:
         """Return the time of a model as a fraction of the original's."""
         with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-            path = save_model(self.run.restore_types(model), Path(folder, "planned.onnx"))[0]
+            path = save_model(self.run.restore_form(model), Path(folder, "planned.onnx"))[0]
             speedup = time_pair(path, self.run.network.input_shape[1:], self.run.config, _LOOK_SECONDS).speedup
         return 1.0 if speedup is None else 1 / speedup.median
 
@@ -76,7 +76,7 @@ def assess_run(run: Run, unit: Unit, target: float) -> Outlook:
         unit: What budgets are counted in.
         target: The fraction that `--rounds` goes down to.
     """
-    batch_size = run.config.benchmark_batch_size or run.subject.session.fixed_batch or 1
+    batch_size = run.config.benchmark_batch_size or run.subject.fixed_batch or 1
     # A saved plan is applied whatever it takes.
     is_free = run.config.allow_slower or run.config.plan is not None
     pricing = None if is_free else Pricing(run.config, batch_size, run.recorder)

@@ -12,12 +12,13 @@ import numpy as np
 from onnx_basisprune.errors import ConfigError, ModelError
 from onnx_basisprune.files import count_bytes
 from onnx_basisprune.foreign import record_opaque_shapes
+from onnx_basisprune.graph.batch_axis import lacks_batch_axis
 from onnx_basisprune.graph.cost import ModelCost, NodeCost, measure_cost
-from onnx_basisprune.graph.half_precision import widen_model
 from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.graph.model_io import read_model, read_opset
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.graph.working_form import take_working_form
 from onnx_basisprune.inspection_report import Inspection, NodeInspection, TensorInfo
 from onnx_basisprune.network import read_channels
 from onnx_basisprune.planning.types import ConvLayer, TensorSpec
@@ -48,7 +49,9 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
         raise ConfigError(f"--input-shape is {list(input_shape)}; expected whole numbers over 0.")
     model, files = read_model(path)
     program = extract_program(model)
-    normalized = normalize_model(widen_model(model))
+    normalized = normalize_model(take_working_form(model))
+    if input_shape is not None and lacks_batch_axis(program) and len(input_shape) == len(program.inputs[0].shape or ()):
+        input_shape = (1, *input_shape)
     shapes = {program.inputs[0].name: input_shape} if program.inputs and input_shape is not None else None
     _complete_shapes(normalized, input_shape)
     cost = measure_cost(normalized, shapes)
@@ -61,7 +64,7 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
         inputs=tuple(_describe_tensor(spec) for spec in program.inputs),
         outputs=tuple(_describe_tensor(spec) for spec in program.outputs),
         macs=cost.macs,
-        parameters=measure_cost(model, shapes).parameters,
+        parameters=measure_cost(model).parameters,
         normalized_parameters=cost.parameters,
         uncounted_ops=cost.uncounted_ops,
         nodes=_describe_nodes(cost, list_conv_layers(normalized, exclude)),

@@ -16,6 +16,7 @@ from onnx_basisprune.data.dataset import Dataset, open_dataset
 from onnx_basisprune.data.detection import Detection, detect_preprocessing
 from onnx_basisprune.data.preprocess import Preprocessing
 from onnx_basisprune.errors import ConfigError, ModelError, quote
+from onnx_basisprune.graph.batch_axis import lacks_batch_axis
 from onnx_basisprune.graph.head import find_head
 from onnx_basisprune.graph.model_io import read_model
 from onnx_basisprune.graph.program import extract_program
@@ -53,8 +54,14 @@ class Subject:
 
     @property
     def input(self) -> TensorSpec:
-        """The image input."""
-        return self.session.inputs[0]
+        """The image input, as it is fed: with a batch axis even where the model has none."""
+        spec = self.session.inputs[0]
+        return spec if self.head.has_batch else replace(spec, shape=(1, *(spec.shape or ())))
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the model takes, `None` where it takes any."""
+        return self.session.fixed_batch if self.head.has_batch else 1
 
     def predict(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return the class scores `[n, classes]` of a batch of inputs."""
@@ -100,7 +107,8 @@ def open_subject(
     if len(program.inputs) != 1:
         names = ", ".join(quote(spec.name) for spec in program.inputs) or "none"
         raise ModelError(f"{quote(path)} has {len(program.inputs)} inputs ({names}); expected one, for the images.")
-    return Subject(files, model, Session(path, threads=threads, provider=provider), find_head(program, scores))
+    head = replace(find_head(program, scores), has_batch=not lacks_batch_axis(program))
+    return Subject(files, model, Session(path, threads=threads, provider=provider), head)
 
 
 def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -> tuple[Subject, Images, Images]:

@@ -128,7 +128,7 @@ def publish_model(run: Run, model: ModelProto, predicted: ModelMeasurement, outp
         The model's file, and the one that holds its weights where they are apart.
     """
     config, version = run.config, onnx_basisprune.__version__
-    model = run.restore_types(model)
+    model = run.restore_form(model)
     set_metadata(model, describe_metadata(config, version, run.original, predicted))
     run.recorder.start("validating")
     with make_staging_folder(output, force=config.force) as folder:

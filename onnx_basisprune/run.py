@@ -19,10 +19,10 @@ from onnx_basisprune.errors import DataError, quote
 from onnx_basisprune.files import count_bytes
 from onnx_basisprune.foreign import list_black_boxes, record_opaque_shapes
 from onnx_basisprune.graph.cost import measure_cost
-from onnx_basisprune.graph.half_precision import narrow_model, widen_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.quantized import refuse_quantized
 from onnx_basisprune.graph.tensors import drop_weights
+from onnx_basisprune.graph.working_form import leave_working_form, take_working_form
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
 from onnx_basisprune.progress import Recorder
@@ -90,9 +90,9 @@ class Run:
         """Return how far the original's outputs in onnxruntime are from PyTorch's, as a fraction of the largest."""
         return compare_runtimes(self.subject.session, Executor(self.network.program), x)
 
-    def restore_types(self, model: ModelProto) -> ModelProto:
-        """Return a compressed model in the types of the original: what is computed in float32 may be float16."""
-        return narrow_model(model, self.subject.model)
+    def restore_form(self, model: ModelProto) -> ModelProto:
+        """Return a compressed model in the original's types and with its input, ready to be written."""
+        return leave_working_form(model, self.subject.model)
 
 
 def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder) -> Run:
@@ -116,9 +116,9 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
     sample = validation.load(np.arange(min(7, len(validation))))
     shape = (1, *sample.shape[1:])
     # Of the file, before anything is folded.
-    parameters = measure_cost(subject.model, {subject.input.name: shape}).parameters
-    normalized = normalize_model(widen_model(subject.model))
-    record_opaque_shapes(normalized, sample, subject.session.fixed_batch)
+    parameters = measure_cost(subject.model).parameters
+    normalized = normalize_model(take_working_form(subject.model))
+    record_opaque_shapes(normalized, sample, subject.fixed_batch)
     # The normalised copy has all that is needed of the weights, and they may take half of the memory.
     subject = replace(subject, model=drop_weights(subject.model))
     network = read_network(normalized, shape, config.exclude)
@@ -167,8 +167,8 @@ def measure_baseline(
 
 def find_fixed_batch(network: Network, subject: Subject, sample: NDArray[Any]) -> int | None:
     """Return the only batch size that PyTorch can run the graph with, `None` where any will do."""
-    fixed = subject.session.fixed_batch
-    if fixed is None:
-        return None
+    fixed = subject.fixed_batch
+    if fixed is None or not subject.head.has_batch:
+        return fixed
     executor, name = Executor(network.program), network.program.inputs[0].name
     return None if can_batch(executor, name, subject.head, sample, fixed) else fixed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,10 @@ from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.errors import ValidationError
 from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.cost import measure_cost
-from onnx_basisprune.graph.half_precision import has_half, widen_model
+from onnx_basisprune.graph.half_precision import has_half
 from onnx_basisprune.graph.model_io import passes_full_check, read_opset
 from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.graph.working_form import take_working_form
 from onnx_basisprune.planning.types import TensorSpec
 from onnx_basisprune.results import ModelMeasurement
 from onnx_basisprune.runtime.session import Session
@@ -68,15 +69,19 @@ def validate_model(
         raise ValidationError("the compressed model's inputs or outputs differ from the original's.")
     if read_opset(original) != read_opset(compressed):
         raise ValidationError("the compressed model's opset differs from the original's.")
-    cost = measure_cost(compressed, {after.inputs[0].name: (1, *images.shape[1:])})
+    working = take_working_form(compressed)
+    cost = measure_cost(working, {after.inputs[0].name: (1, *images.shape[1:])})
     if (cost.macs, cost.parameters) != (predicted.macs, predicted.parameters):
         raise ValidationError(
             f"the compressed model has {cost.macs:,} MACs and {cost.parameters:,} parameters; the plan predicted "
             f"{predicted.macs:,} and {predicted.parameters:,}."
         )
-    executor = Executor(read_program(widen_model(compressed)))
+    program = read_program(working)
+    batch = program.inputs[0].shape[0] if program.inputs[0].shape else None
+    sizes = _BATCH_SIZES if batch is None else (batch,)
+    batches = [np.resize(images, (size, *images.shape[1:])) for size in sizes]
     tolerance = _HALF_TOLERANCE if has_half(compressed) else _TOLERANCE
-    return _compare_batches(Session(written), executor, images, tolerance, measure_noise)
+    return _compare_batches(Session(written), Executor(program), batches, tolerance, measure_noise)
 
 
 def _read_interface(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -86,12 +91,15 @@ def _read_interface(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[Te
 
 
 def _compare_batches(
-    session: Session, executor: Executor, images: NDArray[Any], tolerance: float, measure_noise: MeasureNoise | None
+    session: Session,
+    executor: Executor,
+    batches: Sequence[NDArray[Any]],
+    tolerance: float,
+    measure_noise: MeasureNoise | None,
 ) -> str | None:
     """Run the same images in onnxruntime and in PyTorch."""
     warning = None
-    for size in _BATCH_SIZES if session.fixed_batch is None else (session.fixed_batch,):
-        x = np.resize(images, (size, *images.shape[1:]))
+    for x in batches:
         error = compare_runtimes(session, executor, x)
         # Written so that NaN fails.
         if error <= tolerance:
@@ -100,7 +108,7 @@ def _compare_batches(
         if not error <= _NOISE_FACTOR * noise:
             raise ValidationError(
                 f"the compressed model's outputs in onnxruntime differ from PyTorch's by {error:.3g} of the largest at "
-                f"a batch of {size}; expected at most {tolerance:g}: please report this."
+                f"a batch of {len(x)}; expected at most {tolerance:g}: please report this."
             )
         warning = (
             f"rounding alone changes the original's outputs by {noise:.2g} of the largest (onnxruntime against "
@@ -115,15 +123,16 @@ def compare_runtimes(session: Session, executor: Executor, x: NDArray[Any]) -> f
     Args:
         session: The model in onnxruntime.
         executor: The same in PyTorch, computing in float32.
-        x: A batch of its input.
+        x: A batch of its input; of one image where the model has no batch axis.
 
     Returns:
         The largest of all outputs; infinite where a shape differs. Of outputs that aren't floating-point (a label,
         say) only shapes are compared: where scores are equal but for rounding, labels differ.
     """
-    name, outputs = session.inputs[0].name, [spec.name for spec in session.outputs]
-    results = session.run({name: x.astype(session.inputs[0].dtype, copy=False)}, outputs)
-    expected = executor.compute({name: x}, outputs)
+    spec, outputs = session.inputs[0], [spec.name for spec in session.outputs]
+    fed = x[0] if spec.shape is not None and len(spec.shape) < x.ndim else x
+    results = session.run({spec.name: fed.astype(spec.dtype, copy=False)}, outputs)
+    expected = executor.compute({spec.name: x}, outputs)
     return max(_compare_arrays(found, expected[output]) for output, found in zip(outputs, results, strict=True))
 
 

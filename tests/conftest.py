@@ -24,6 +24,7 @@ from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.head import find_head
 from onnx_basisprune.graph.model_io import load_model
 from onnx_basisprune.graph.normalize import normalize_model
+from onnx_basisprune.graph.working_form import take_working_form
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.progress import Progress, Silence
 from onnx_basisprune.results import Latency, Speedup
@@ -254,7 +255,7 @@ class FakeClock:
         )
 
     def _time_model(self, path: Path, image_shape: Sequence[int]) -> float:
-        model = onnx.load(path)
+        model = take_working_form(onnx.load(path))
         cost = measure_cost(model, {model.graph.input[0].name: (1, *image_shape)})
         return 1e-3 * (0.5 * len(cost.nodes) + 1e-3 * cost.macs)
 

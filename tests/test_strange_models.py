@@ -126,6 +126,9 @@ def run_model(model: ModelProto, x: Array) -> dict[str, Array]:
     spec = session.get_inputs()[0]
     names = [output.name for output in session.get_outputs()]
     x = x.astype(np.float16) if spec.type == "tensor(float16)" else x
+    if len(spec.shape) < x.ndim:  # no batch axis
+        rows = [[array.reshape(-1) for array in session.run(names, {spec.name: image})] for image in x]
+        return {name: np.stack(found) for name, found in zip(names, zip(*rows, strict=True), strict=True)}
     fixed = spec.shape[0] if isinstance(spec.shape[0], int) else len(x)
     pieces = [session.run(names, {spec.name: piece}) for piece in np.split(x, len(x) // fixed)]
     return {name: np.concatenate(found) for name, found in zip(names, zip(*pieces, strict=True), strict=True)}
@@ -179,6 +182,18 @@ STRANGE: dict[str, Strange] = {
     "3-D": Strange(**rewrite_dimensions(3), inputs="float[N, 3, 4, 6, 6] x", image=(3, 4, 6, 6)),
     "everything dynamic": Strange(inputs="float[N, C, H, W] x", outputs="float[N, K] y"),
     "batch of 1": Strange(inputs="float[1, 3, 8, 8] x", outputs=f"float[1, {CLASSES}] y"),
+    "no batch axis": Strange(
+        nodes="u = Unsqueeze (x, first)" + NET.replace("(x,", "(u,").replace("y =", "z =") + "y = Squeeze (z, first)",
+        inputs="float[3, 8, 8] x",
+        outputs=f"float[{CLASSES}] y",
+        constants={"first": np.array([0])},
+    ),
+    "no batch axis at the input, opset 11": Strange(
+        nodes="u = Unsqueeze <axes = [0]> (x)" + NET.replace("(x,", "(u,").replace("y =", "z =") + "y = Identity (z)",
+        inputs="float[3, 8, 8] x",
+        outputs=f"float[1, {CLASSES}] y",
+        opsets='"" : 11',
+    ),
     "subnormal weights": Strange(change=make_subnormal),
     "shared weights": Strange(
         nodes=NET.replace("f = Relu (e)", "r = Relu (e) s = Conv <pads = [1, 1, 1, 1]> (r, w2) f = Relu (s)")

@@ -33,9 +33,13 @@ _LARGEST_GAP = 50.0
 def flatten_logits(values: torch.Tensor, head: Head) -> torch.Tensor:
     """Return logits as `[n, classes]`, from the head's tensor `[n, C]`, `[n, C, 1, 1]` or `[n, 1, C]`.
 
+    Of a model without a batch axis, that tensor may be `[C]`.
+
     Raises:
         ModelError: The tensor has more than one axis longer than 1 besides the batch.
     """
+    if values.ndim == 1 and not head.has_batch:
+        values = values[None]
     if values.ndim < 2 or max(values.shape[1:]) != values[0].numel():
         raise ModelError(
             f"tensor {quote(head.logits)} has shape {list(values.shape)}; expected one row of class scores per "

@@ -76,11 +76,13 @@ class Head:
             node), `probabilities` (no such node, but outputs are non-negative and sum to 1).
         logits: The tensor to differentiate from (the input of Softmax or Sigmoid, else the output itself).
         output: The graph output that holds the class scores.
+        has_batch: Whether the model has a batch axis; without, it takes one image at a time.
     """
 
     kind: Literal["softmax", "sigmoid", "logits", "probabilities"]
     logits: str
     output: str
+    has_batch: bool = True
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,8 @@ class Session:
     def predict(self, x: NDArray[Any], output: str | None = None) -> NDArray[Any]:
         """Run a model of one input on any number of examples.
 
-        A model with a fixed batch gets them in pieces of that size; the last one is filled up by repeating
-        the last example, and what the fillers gave is cut off.
+        A model without a batch axis gets them one by one. One with a fixed batch gets them in pieces of that size;
+        the last one is filled up by repeating the last example, and what the fillers gave is cut off.
 
         Args:
             x: `[n, ...]`; cast to the input's type where that is harmless (float64 to float16, say).
@@ -147,6 +147,9 @@ class Session:
         """
         name = self.outputs[0].name if output is None else output
         x = self._fit_input(x)
+        shape = self.inputs[0].shape
+        if shape is not None and len(shape) == x.ndim - 1:
+            return np.stack([self._drop_batch(self.run({self.inputs[0].name: image}, [name])[0]) for image in x])
         size = self.fixed_batch or len(x)
         pieces = []
         for start in range(0, len(x), size):
@@ -164,6 +167,11 @@ class Session:
                 )
             pieces.append(result[:rows])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    @staticmethod
+    def _drop_batch(result: NDArray[Any]) -> NDArray[Any]:
+        """Return one image's output without a batch axis of 1, which it may have though the input has none."""
+        return result[0] if result.ndim > 1 and result.shape[0] == 1 else result
 
     def _fit_input(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return `x` contiguous and in the only input's type; see `predict` for what is refused."""
