@@ -29,6 +29,8 @@ from onnx_basisprune.cli.sections import SectionCommand, apply_options, option
 from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
 from onnx_basisprune.numbers import show_gate
 
+# One of these on the command line puts the others out of force that a file sets.
+_BUDGETS = ("target_macs", "target_params", "target_latency", "max_drop", "plan")
 _DATA = "Images"
 _TARGET = "How small"
 _METHOD = "How it is done"
@@ -67,7 +69,7 @@ _target_options = apply_options(
     option(
         "--target-macs",
         section=_TARGET,
-        rivals=("budget",),
+        overrides=_BUDGETS,
         type=float,
         metavar="R",
         help=f"Fraction of the multiply-adds to keep.  [default: {DEFAULT_TARGET_MACS} where no target is given]",
@@ -75,7 +77,7 @@ _target_options = apply_options(
     option(
         "--target-params",
         section=_TARGET,
-        rivals=("budget",),
+        overrides=_BUDGETS,
         type=float,
         metavar="R",
         help="Fraction of the parameters to keep, instead.",
@@ -83,7 +85,7 @@ _target_options = apply_options(
     option(
         "--target-latency",
         section=_TARGET,
-        rivals=("budget", "time"),
+        overrides=(*_BUDGETS, "allow_slower"),
         type=float,
         metavar="R",
         help="Fraction of onnxruntime's time on this machine to keep, instead; held to the clock.",
@@ -91,7 +93,7 @@ _target_options = apply_options(
     option(
         "--max-drop",
         section=_TARGET,
-        rivals=("budget",),
+        overrides=_BUDGETS,
         type=float,
         metavar="PP",
         help="Search the smallest model that loses at most PP percentage points of accuracy (without labels, of "
@@ -114,7 +116,7 @@ _target_options = apply_options(
     option(
         "--plan",
         section=_TARGET,
-        rivals=("budget", "plan"),
+        overrides=(*_BUDGETS, "save_plan"),
         type=FILE,
         metavar="FILE.json",
         help="Keep as much of each layer as this plan says, which --save-plan wrote for an earlier version of the same "
@@ -131,7 +133,6 @@ _target_options = apply_options(
     option(
         "--allow-slower",
         section=_TARGET,
-        rivals=("time",),
         is_flag=True,
         help="Look at MACs or parameters only: smaller, but perhaps no faster.",
     ),
@@ -245,7 +246,6 @@ _output_options = apply_options(
     option(
         "--save-plan",
         section=_OUTPUT,
-        rivals=("plan",),
         type=FILE,
         metavar="FILE.json",
         help="Write what is kept of each layer, to be reviewed, edited, and applied by --plan.",

@@ -17,11 +17,9 @@ from typing import Any, NamedTuple
 import click
 
 from onnx_basisprune.cli.parameter_types import Count, NumberList
+from onnx_basisprune.cli.sections import CONFIG_FILE_NAME, MAIN_COMMAND
 from onnx_basisprune.errors import ConfigError, quote
 
-FILE_NAME = "basisprune.toml"
-# The command whose options stand at the top.
-MAIN_COMMAND = "compress"
 _PROJECT_FILE_NAME = "pyproject.toml"
 _STDOUT = "-"
 _LONGEST_VALUE = 60
@@ -68,7 +66,7 @@ def find_config() -> ConfigFile | None:
         return None
     # Relative where that is enough: what is in reports should be what people would type.
     for folder in (Path(), *above):
-        path = folder / FILE_NAME
+        path = folder / CONFIG_FILE_NAME
         if path.is_file():
             return read_config(path)
         path = folder / _PROJECT_FILE_NAME
@@ -149,7 +147,7 @@ def name_key(param: click.Parameter) -> str:
     return names[0][2:] if names else str(param.name)
 
 
-def drop_rivals(
+def drop_overridden(
     defaults: Mapping[str, Any], params: Collection[click.Parameter], given: Collection[str]
 ) -> dict[str, Any]:
     """Return what a file sets without what the command line puts something else in the place of.
@@ -159,9 +157,8 @@ def drop_rivals(
         params: The command's.
         given: Names of those on the command line.
     """
-    rivals = {param.name: set(getattr(param, "rivals", ())) for param in params}
-    taken = set().union(*(rivals.get(name, set()) for name in given))
-    return {name: value for name, value in defaults.items() if name in given or not rivals[name] & taken}
+    dropped = {name for param in params if param.name in given for name in getattr(param, "overrides", ())}
+    return {name: value for name, value in defaults.items() if name in given or name not in dropped}
 
 
 def _read_table(path: Path, prefix: str, table: Mapping[str, Any], commands: Commands, name: str) -> dict[str, Any]:

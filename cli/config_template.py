@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
-from onnx_basisprune.cli.config_file import MAIN_COMMAND, describe_kind, list_keys
-from onnx_basisprune.cli.sections import SectionOption
+from onnx_basisprune.cli.config_file import describe_kind, list_keys
+from onnx_basisprune.cli.sections import MAIN_COMMAND, SectionOption
 
 _WIDTH = 100
 

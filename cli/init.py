@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-from onnx_basisprune.cli.config_file import FILE_NAME, MAIN_COMMAND
 from onnx_basisprune.cli.options import FILE, read_verbosity, verbosity_options
 from onnx_basisprune.cli.parameter_types import NumberList
-from onnx_basisprune.cli.sections import SectionCommand, option
+from onnx_basisprune.cli.sections import CONFIG_FILE_NAME, MAIN_COMMAND, SectionCommand, option
 
 
 @click.command(cls=SectionCommand, reads_config=False)
@@ -27,7 +26,7 @@ from onnx_basisprune.cli.sections import SectionCommand, option
     "--output",
     section="Output",
     type=FILE,
-    default=FILE_NAME,
+    default=CONFIG_FILE_NAME,
     show_default=True,
     metavar="FILE.toml",
     help="Where it goes; what is found by itself is called so.",

@@ -12,6 +12,9 @@ import click
 from onnx_basisprune.errors import ConfigError, quote
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+CONFIG_FILE_NAME = "basisprune.toml"
+# The command whose options stand at the top of such a file.
+MAIN_COMMAND = "compress"
 _CONFIG = f"{__name__}.config"
 
 
@@ -23,7 +26,7 @@ class SectionOption(click.Option):
     Args:
         section: The heading.
         is_shared: Whether it describes the model and not what a command does: one value in a file holds for all.
-        rivals: Sets of options, by any name, of which one puts the others out of force that a file sets.
+        overrides: Names of parameters that it puts out of force where a file sets them and not the command line.
         is_about_files: Whether a file can't set it.
     """
 
@@ -33,7 +36,7 @@ class SectionOption(click.Option):
         *,
         section: str = "Other",
         is_shared: bool = False,
-        rivals: Sequence[str] = (),
+        overrides: Sequence[str] = (),
         is_about_files: bool = False,
         **attributes: Any,
     ) -> None:
@@ -42,7 +45,12 @@ class SectionOption(click.Option):
         if self._hides_no:
             names = [f"{name}/--no-{name[2:]}" if name.startswith("--") else name for name in names]
         super().__init__(names, **attributes)
-        self.section, self.is_shared, self.rivals, self.is_about_files = section, is_shared, rivals, is_about_files
+        self.section, self.is_shared, self.overrides, self.is_about_files = (
+            section,
+            is_shared,
+            overrides,
+            is_about_files,
+        )
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the names and the help."""
@@ -105,7 +113,7 @@ class SectionCommand(click.Command):
             return
         commands = {name: item for name, item in group.commands.items() if getattr(item, "reads_config", False)}
         defaults = config_file.choose_defaults(config, commands, str(self.name))
-        ctx.default_map = config_file.drop_rivals(defaults, self.params, given)
+        ctx.default_map = config_file.drop_overridden(defaults, self.params, given)
         ctx.meta[_CONFIG] = config.path
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -140,8 +148,9 @@ def _make_config_option() -> click.Option:
         expose_value=False,
         type=click.Path(),
         metavar="FILE.toml",
-        help="Take options that aren't given here from this file.  [default: the nearest basisprune.toml, or "
-        "pyproject.toml with [tool.basisprune], in or above the working directory]",
+        help="Take options that aren't given here from this file; what is a flag there, --no-FLAG takes back.  "
+        "[default: the nearest basisprune.toml, or pyproject.toml with [tool.basisprune], in or above the working "
+        "directory]",
     )
 
 

@@ -62,7 +62,8 @@ def test_choices_are_listed(
 ) -> None:
     assert isinstance(parameter.type, click.Choice)
     expected = [f"plain,{choice}" for choice in parameter.type.choices]
-    assert complete(monkeypatch, capfd, ["basisprune", command, parameter.opts[0], ""]) == expected
+    before = [] if isinstance(parameter, click.Argument) else [parameter.opts[0]]
+    assert complete(monkeypatch, capfd, ["basisprune", command, *before, ""]) == expected
 
 
 def test_commands_and_options_are_listed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -116,7 +116,6 @@ def test_values_reach_the_run_and_the_command_line_wins(seen: list[Any]) -> None
         ("target-macs = 0.3", ["--target-params", "0.2"], {"target_params": 0.2}),
         ("target-macs = 0.3", ["--max-drop", "1"], {"max_drop": 1.0}),
         ("max-drop = 1", ["--target-latency", "0.5"], {"target_latency": 0.5}),
-        ("target-latency = 0.3", ["--allow-slower"], {"allow_slower": True}),
         ("target-latency = 0.3", ["--no-allow-slower"], {"target_latency": 0.3}),
         ("allow-slower = true", ["--target-latency", "0.5"], {"target_latency": 0.5}),
         ('plan = "p.json"', ["--target-macs", "0.3"], {"target_macs": 0.3}),
@@ -140,6 +139,9 @@ def test_a_contradiction_says_what_the_file_has_to_do_with_it(seen: list[Any]) -
     write("target-macs = 0.5\ntarget-params = 0.5\n")
     result = run("compress", "m.onnx", "--data", "d")
     assert result.stderr.splitlines()[-1].endswith("'basisprune.toml' sets target-macs and target-params.")
+    write("target-latency = 0.3\n")
+    result = run("compress", "m.onnx", "--data", "d", "--allow-slower")
+    assert result.stderr.endswith("contradict each other: choose one. 'basisprune.toml' sets target-latency.\n")
     assert run("compress", "m.onnx", "--data", "d", "--target-macs", "2").stderr.endswith("at most 1.\n")
     assert seen == []
 
