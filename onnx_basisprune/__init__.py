@@ -30,9 +30,10 @@ from onnx_basisprune.errors import (
     ValidationError,
 )
 from onnx_basisprune.inspection_report import Inspection
+from onnx_basisprune.limits import GateLimits, Slack
 from onnx_basisprune.options import AnyPath, BenchmarkOptions, CompressionOptions, EvaluationOptions
 from onnx_basisprune.progress import Progress
-from onnx_basisprune.results import CompressionReport, EvaluationReport
+from onnx_basisprune.results import CompressionReport, EvaluationReport, Gate
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # of `typing` from Python 3.11 on
@@ -52,6 +53,8 @@ __all__ = [
     "EvaluationConfig",
     "EvaluationOptions",
     "EvaluationReport",
+    "Gate",
+    "GateLimits",
     "Inspection",
     "ModelError",
     "OutputError",
@@ -59,9 +62,11 @@ __all__ = [
     "PreprocessConfig",
     "Progress",
     "ReportError",
+    "Slack",
     "UnsupportedOpError",
     "ValidationError",
     "benchmark_models",
+    "check_report",
     "compress",
     "evaluate_model",
     "inspect_model",
@@ -180,6 +185,30 @@ def benchmark_models(
 
     config = _make_config(BenchmarkConfig, options, a=Path(a), b=None if b is None else Path(b))
     return measurement.benchmark_models(config, progress)
+
+
+def check_report(
+    path: AnyPath, limits: GateLimits, *, baseline: AnyPath | None = None, slack: Slack | None = None
+) -> tuple[Gate, ...]:
+    """Hold a compression report to bounds, and to that of the last release.
+
+    Args:
+        path: The JSON that `--report` wrote.
+        limits: The bounds, such as `GateLimits(max_drop=1.0)`.
+        baseline: The last release's report.
+        slack: How much worse than the baseline the model may be; by default what can't be told from the same.
+
+    Returns:
+        A gate per bound and per figure that is compared; one whose figure isn't known hasn't passed.
+
+    Raises:
+        ConfigError: There is neither a bound nor a baseline.
+        ReportError: A file can't be read, or isn't such a report.
+    """
+    from onnx_basisprune import checking
+
+    old = None if baseline is None else Path(baseline)
+    return checking.check_report(Path(path), limits, old, slack or Slack(strict=limits.strict)).gates
 
 
 def read_report(path: AnyPath) -> CompressionReport:

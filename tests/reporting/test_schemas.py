@@ -80,6 +80,7 @@ def describe_environment(kind: type) -> Schema:
         "denormals": {"enum": ["flushed to zero", "kept"]},
     }
     if kind is CompressionReport:
+        values |= {"calibration_threads": COUNT, "calibration_precision": {"enum": ["float32", "bfloat16"]}}
         values |= {"seed": COUNT, "original_sha256": DIGEST, "compressed_sha256": allow_null(DIGEST)}
     return close(values)
 
