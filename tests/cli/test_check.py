@@ -16,6 +16,7 @@ import junitparser
 import pytest
 from click.testing import CliRunner, Result
 
+import onnx_basisprune as bp
 from onnx_basisprune.cli.main import basisprune
 
 MODEL = Path(__file__).resolve().parents[2] / "sample_models" / "digits.onnx"
@@ -229,6 +230,16 @@ def test_the_last_release_is_held_against(write: Callable[..., str]) -> None:
     assert run("--baseline", old, new, "--slack-speedup", "34").exit_code == 0
     assert run("--baseline", old, new, "--slack-speedup", "-1").exit_code == 2
     assert run("--baseline", "missing.json", new).exit_code == 1
+
+
+def test_the_library_judges_alike(write: Callable[..., str], tmp_path: Path) -> None:
+    path = write()
+    (gate,) = bp.check_report(path, bp.GateLimits(max_drop=1.0, strict=True))
+    assert (gate.name, gate.asked, gate.reached, gate.passed) == ("max_drop", 1.0, 1.2, False)
+    assert all(gate.passed for gate in bp.check_report(path, bp.GateLimits(), baseline=path))
+    assert not all(gate.passed for gate in bp.check_report(path, bp.GateLimits(strict=True), baseline=path))
+    with pytest.raises(bp.ReportError, match="can't be read"):
+        bp.check_report(tmp_path / "missing.json", bp.GateLimits(max_drop=1.0))
 
 
 def test_quiet_leaves_what_failed(write: Callable[..., str]) -> None:
