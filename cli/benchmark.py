@@ -24,7 +24,7 @@ from onnx_basisprune.cli.options import (
 )
 from onnx_basisprune.cli.parameter_types import Count, NumberList
 from onnx_basisprune.cli.sections import SectionCommand, option
-from onnx_basisprune.config import BenchmarkConfig
+from onnx_basisprune.measurement_config import BenchmarkConfig
 from onnx_basisprune.numbers import show_gate
 
 _WHAT = "What is measured"

@@ -26,11 +26,12 @@ from onnx_basisprune.cli.options import (
 )
 from onnx_basisprune.cli.parameter_types import Alignment, Count, TimeSpan
 from onnx_basisprune.cli.sections import SectionCommand, apply_options, option
-from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
+from onnx_basisprune.config import DEFAULT_MAX_DROP, CompressionConfig
 from onnx_basisprune.numbers import show_gate
 
 # One of these on the command line puts the others out of force that a file sets.
-_BUDGETS = ("target_macs", "target_params", "target_latency", "max_drop", "plan")
+_TARGETS = ("target_macs", "target_params", "target_latency", "plan")
+_BUDGETS = (*_TARGETS, "max_drop", "time_limit")
 _DATA = "Images"
 _TARGET = "How small"
 _METHOD = "How it is done"
@@ -67,37 +68,13 @@ _data_options = apply_options(
 )
 _target_options = apply_options(
     option(
-        "--target-macs",
-        section=_TARGET,
-        overrides=_BUDGETS,
-        type=float,
-        metavar="R",
-        help=f"Fraction of the multiply-adds to keep.  [default: {DEFAULT_TARGET_MACS} where no target is given]",
-    ),
-    option(
-        "--target-params",
-        section=_TARGET,
-        overrides=_BUDGETS,
-        type=float,
-        metavar="R",
-        help="Fraction of the parameters to keep, instead.",
-    ),
-    option(
-        "--target-latency",
-        section=_TARGET,
-        overrides=(*_BUDGETS, "allow_slower"),
-        type=float,
-        metavar="R",
-        help="Fraction of onnxruntime's time on this machine to keep, instead; held to the clock.",
-    ),
-    option(
         "--max-drop",
         section=_TARGET,
-        overrides=_BUDGETS,
+        overrides=_TARGETS,
         type=float,
         metavar="PP",
         help="Search the smallest model that loses at most PP percentage points of accuracy (without labels, of "
-        "agreement), instead.",
+        f"agreement); with a target or --plan, only a gate.  [default: {DEFAULT_MAX_DROP:g} where neither is given]",
     ),
     option(
         "--minimize",
@@ -109,6 +86,7 @@ _target_options = apply_options(
     option(
         "--time-limit",
         section=_TARGET,
+        overrides=_TARGETS,
         type=TimeSpan(),
         metavar="TIME",
         help="The search begins nothing that would take longer, such as 20m, and ends with the best model so far.",
@@ -121,6 +99,21 @@ _target_options = apply_options(
         metavar="FILE.json",
         help="Keep as much of each layer as this plan says, which --save-plan wrote for an earlier version of the same "
         "network; nothing is searched, components and channels are chosen anew.",
+    ),
+    *(
+        option(
+            f"--target-{unit}",
+            section=_TARGET,
+            overrides=overrides,
+            type=float,
+            metavar="R",
+            help=f"Fraction of {what} to keep.",
+        )
+        for unit, overrides, what in (
+            ("macs", _BUDGETS, "the multiply-adds"),
+            ("params", _BUDGETS, "the parameters"),
+            ("latency", (*_BUDGETS, "allow_slower"), "onnxruntime's time on this machine (held to the clock)"),
+        )
     ),
     option(
         "--align",
@@ -197,6 +190,13 @@ _method_options = apply_options(
         default=CompressionConfig.batch_size,
         metavar="N",
         help="Images per batch; fewer take less memory.",
+    ),
+    option(
+        "--cache/--no-cache",
+        section=_METHOD,
+        default=CompressionConfig.cache,
+        help="Go on from what earlier runs with the same model, images and options have found out, and keep what this "
+        "one does, in the user's cache folder.",
     ),
     option(
         "--seed",

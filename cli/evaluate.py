@@ -19,7 +19,7 @@ from onnx_basisprune.cli.options import (
 )
 from onnx_basisprune.cli.parameter_types import Count
 from onnx_basisprune.cli.sections import SectionCommand, option
-from onnx_basisprune.config import EvaluationConfig
+from onnx_basisprune.measurement_config import EvaluationConfig
 
 
 @click.command(cls=SectionCommand)

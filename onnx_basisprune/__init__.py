@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from onnx_basisprune.benchmark_report import BenchmarkReport
-from onnx_basisprune.config import BenchmarkConfig, CompressionConfig, EvaluationConfig, PreprocessConfig
+from onnx_basisprune.config import CompressionConfig, PreprocessConfig
 from onnx_basisprune.errors import (
     BasispruneError,
     ConfigError,
@@ -31,6 +31,7 @@ from onnx_basisprune.errors import (
 )
 from onnx_basisprune.inspection_report import Inspection
 from onnx_basisprune.limits import GateLimits, Slack
+from onnx_basisprune.measurement_config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.options import AnyPath, BenchmarkOptions, CompressionOptions, EvaluationOptions
 from onnx_basisprune.progress import Progress
 from onnx_basisprune.results import CompressionReport, EvaluationReport, Gate

@@ -17,6 +17,7 @@ from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
+from onnx_basisprune.memory import Built
 from onnx_basisprune.opening import Images, predict_all
 from onnx_basisprune.refitting import refit_network
 from onnx_basisprune.results import RecoveryReport
@@ -50,7 +51,7 @@ class Candidate:
 
 
 def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool = True) -> Candidate:
-    """Carry a plan out: cut the network, re-fit its layers, and recover.
+    """Carry a plan out: cut the network, re-fit its layers, and recover; or recall what came of it in an earlier run.
 
     Args:
         run: What is compressed.
@@ -58,6 +59,19 @@ def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: 
         planned: The plan.
         tune: Whether to recover as `--recover` says.
     """
+    tune = tune and run.config.recover != "none" and run.config.recover_steps > 0
+
+    def build() -> Built:
+        return _build(run, prospect, planned, tune=tune)
+
+    # After several rounds the plan is one of what they left, which isn't part of what is remembered.
+    if prospect.network is not run.network:
+        return Candidate(planned, *build())
+    return Candidate(planned, *run.memory.recall_candidate(planned.plan, build, run.recorder, tune=tune))
+
+
+def _build(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool) -> Built:
+    """Carry a plan out."""
     run.recorder.start("rewriting")
     model, pairs = cut_network(prospect.network, prospect.assessment, planned.plan)
     model = refit_network(
@@ -70,11 +84,8 @@ def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: 
         run.config,
         run.recorder,
     )
-    recovery = None
     is_untouched = not pairs and model.graph == run.network.model.graph
-    if tune and run.config.recover != "none" and run.config.recover_steps and not is_untouched:
-        model, recovery = _recover(run, model, pairs)
-    return Candidate(planned, model, recovery)
+    return _recover(run, model, pairs) if tune and not is_untouched else (model, None)
 
 
 def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predictions:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from onnx_basisprune.assessment import assess_network
 from onnx_basisprune.budget import Budget, PlannedCut
 from onnx_basisprune.costing import Unit, sum_latency
 from onnx_basisprune.fitting import fit_latency
@@ -85,7 +86,13 @@ def assess_run(run: Run, unit: Unit, target: float) -> Outlook:
     else:
         whole = float(run.original.macs if unit == "macs" else run.original.parameters)
     budget = Budget(unit, target * whole)
-    prospect = assess_in_rounds(run.network, run.calibration, budget, whole, run.config, pricing, run.recorder)
+    assessment = run.memory.recall_assessment(
+        run.network,
+        lambda: assess_network(run.network, run.calibration, run.config.basis, run.config.prune, run.recorder),
+    )
+    prospect = assess_in_rounds(
+        run.network, run.calibration, budget, whole, run.config, pricing, run.recorder, assessment
+    )
     return Outlook(run, unit, whole, prospect, pricing)
 
 

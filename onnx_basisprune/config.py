@@ -10,7 +10,7 @@ from typing import Literal
 from onnx_basisprune.errors import ConfigError
 from onnx_basisprune.limits import GateLimits
 
-DEFAULT_TARGET_MACS = 0.5
+DEFAULT_MAX_DROP = 1.0
 DEFAULT_PROVIDER = "cpu"
 
 
@@ -59,12 +59,15 @@ class CompressionConfig(PreprocessConfig, GateLimits):
         target_macs: Fraction of the multiply-adds to keep.
         target_params: Fraction of the parameters to keep.
         target_latency: Fraction of onnxruntime's measured time to keep.
-        max_drop: Instead of a target: the smallest model that loses at most so many percentage points is searched.
+        max_drop: The smallest model that loses at most so many percentage points is searched, 1 by default (see
+            `bound`). Where a target or a plan says what to keep, no more than a gate.
         minimize: What that search makes small.
         time_limit: Seconds after which that search begins nothing new; `None` for no limit.
         align: Ranks and kept channels are multiples of this; `auto` is what onnxruntime's kernels want on this
             machine, or 1 where slower layers are allowed.
         allow_slower: Under a budget of MACs or parameters, don't look at time at all.
+        cache: Go on from what earlier runs with the same model, images and options have found out, and keep what this
+            one does.
         latency_table: A file of measured times to read, or to make where it doesn't exist; `None` is the one in the
             user's cache folder.
         provider: onnxruntime's execution provider, such as `cpu`, in any case, with or without its ending.
@@ -101,6 +104,7 @@ class CompressionConfig(PreprocessConfig, GateLimits):
     time_limit: float | None = None
     align: int | Literal["auto"] = "auto"
     allow_slower: bool = False
+    cache: bool = True
     latency_table: Path | None = None
     provider: str = DEFAULT_PROVIDER
     benchmark_batch_size: int | None = None
@@ -125,15 +129,12 @@ class CompressionConfig(PreprocessConfig, GateLimits):
                 be met or missed.
         """
         super().__post_init__()
-        targets = {
-            "--target-macs": self.target_macs,
-            "--target-params": self.target_params,
-            "--target-latency": self.target_latency,
-        }
-        given = {option: target for option, target in targets.items() if target is not None}
+        given = self._list_targets()
         self._check_plan(given)
-        if self.max_drop is not None:
-            self._check_search(given)
+        if self.bound is not None:
+            self._check_search()
+        elif self.time_limit is not None:
+            raise ConfigError("--time-limit ends a search for --max-drop, which a target or a plan doesn't need.")
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} can't both be given: choose one budget.")
         for option, target in given.items():
@@ -141,6 +142,26 @@ class CompressionConfig(PreprocessConfig, GateLimits):
                 raise ConfigError(f"{option} is {target:g}; expected the fraction to keep, over 0 and at most 1.")
         if self.allow_slower and self.target_latency is not None:
             raise ConfigError("--allow-slower and --target-latency contradict each other: choose one.")
+        self._check_counts()
+
+    @property
+    def bound(self) -> float | None:
+        """The largest drop that a search may accept, in percentage points; `None` where a target or plan is given."""
+        if self.plan is not None or self._list_targets():
+            return None
+        return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
+
+    def _list_targets(self) -> dict[str, float]:
+        """Return the targets that are given, by option."""
+        targets = {
+            "--target-macs": self.target_macs,
+            "--target-params": self.target_params,
+            "--target-latency": self.target_latency,
+        }
+        return {option: target for option, target in targets.items() if target is not None}
+
+    def _check_counts(self) -> None:
+        """Refuse counts that are too small."""
         for option, count in (
             ("--limit", self.limit),
             ("--batch-size", self.batch_size),
@@ -160,140 +181,31 @@ class CompressionConfig(PreprocessConfig, GateLimits):
         """Refuse options that say otherwise what `plan` says."""
         if self.plan is None:
             return
-        for option in [*targets, *["--max-drop"] * (self.max_drop is not None)]:
+        for option in targets:
             raise ConfigError(f"--plan and {option} can't both be given: a plan says what is kept.")
         if self.save_plan is not None:
             raise ConfigError("--plan and --save-plan can't both be given: the plan would be the same one.")
         if self.rounds > 1:
             raise ConfigError("--rounds goes down to a target, which --plan doesn't have: leave one of them out.")
 
-    def _check_search(self, targets: Mapping[str, float]) -> None:
-        """Refuse options that a search for `max_drop` can't use."""
-        for option in targets:
-            raise ConfigError(f"--max-drop and {option} can't both be given: one searches what the other one fixes.")
+    def _check_search(self) -> None:
+        """Refuse options that a search for `bound` can't use."""
         if self.max_drop is not None and not 0.0 < self.max_drop < 100.0:
             raise ConfigError(f"--max-drop is {self.max_drop:g}; expected percentage points, over 0 and below 100.")
         if self.time_limit is not None and self.time_limit <= 0:
             raise ConfigError(f"--time-limit is {self.time_limit:g} s; expected more than 0.")
         if self.dry_run:
-            raise ConfigError("--dry-run makes no model, and --max-drop looks at models: leave one of them out.")
+            raise ConfigError(
+                "--dry-run makes no model, and --max-drop (the default) looks at models: give a target, such as "
+                "--target-macs 0.5."
+            )
         if self.rounds > 1:
-            raise ConfigError("--rounds goes down to a target, which --max-drop doesn't have: leave one of them out.")
+            raise ConfigError(
+                "--rounds goes down to a target, which --max-drop (the default) doesn't have: give one, such as "
+                "--target-macs 0.2."
+            )
         if self.allow_slower and self.minimize == "latency":
-            raise ConfigError("--allow-slower and --minimize latency contradict each other: choose one.")
-
-
-@dataclass(frozen=True)
-class EvaluationConfig(PreprocessConfig):
-    """Every option of `basisprune evaluate`; see `basisprune evaluate --help` for their meaning.
-
-    Attributes:
-        model: The ONNX file to evaluate.
-        data: Images: a folder or an `.npz`.
-        reference: The model that `model` was made from, to compare with.
-        labels: JSON from folder or file name to class index.
-        scores: Name of the output that holds the class scores; `None` for the first floating-point one.
-        limit: At most this many images, drawn evenly over the classes; `None` for all.
-        batch_size: Images per batch.
-        threads: onnxruntime's intra-op threads; `None` is onnxruntime's default.
-        provider: onnxruntime's execution provider, such as `cpu`, in any case, with or without its ending.
-        seed: Seeds the draw of images.
-    """
-
-    model: Path = Path("model.onnx")
-    data: Path = Path("data")
-    reference: Path | None = None
-    labels: Path | None = None
-    scores: str | None = None
-    limit: int | None = None
-    batch_size: int = 64
-    threads: int | None = None
-    provider: str = DEFAULT_PROVIDER
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values that no run can use.
-
-        Raises:
-            ConfigError: A count is too small.
-        """
-        for option, count in (
-            ("--limit", self.limit),
-            ("--batch-size", self.batch_size),
-            ("--threads", self.threads),
-        ):
-            if count is not None and count < 1:
-                raise ConfigError(f"{option} is {count}; expected at least 1.")
-        if self.seed < 0:
-            raise ConfigError(f"--seed is {self.seed}; expected 0 or more.")
-
-
-@dataclass(frozen=True)
-class BenchmarkConfig:
-    """Every option of `basisprune benchmark`; see `basisprune benchmark --help` for their meaning.
-
-    Attributes:
-        a: The ONNX file to time.
-        b: The one to time against it.
-        batch_size: Images in a run, each to be measured; empty for the models' own, or 1.
-        threads: onnxruntime's intra-op threads, each to be measured; empty for onnxruntime's default.
-        provider: onnxruntime's execution provider, such as `cpu`, in any case, with or without its ending.
-        input_shape: The input's shape with the batch first; needed where a model leaves height or width open.
-        rounds: Rounds wanted of each measurement; in each, every model is timed once.
-        min_seconds: Each measurement goes on until this time has passed, too.
-        max_seconds: No round of a measurement starts after this time, except the first five.
-        cold_start: Measure load time, first run and memory in fresh processes, too.
-        profile: Find out how much of each latency every node takes, too.
-        min_speedup: Least time of `a` divided by time of `b`, a gate of each measurement; `None` for no gate.
-        strict: Judge by the lower end of the speed-up's interval, not by the estimate.
-        seed: Seeds the input and the intervals.
-    """
-
-    a: Path = Path("model.onnx")
-    b: Path | None = None
-    batch_size: tuple[int, ...] = ()
-    threads: tuple[int, ...] = ()
-    provider: str = DEFAULT_PROVIDER
-    input_shape: tuple[int, ...] | None = None
-    rounds: int = 30
-    min_seconds: float = 2.0
-    max_seconds: float = 10.0
-    cold_start: bool = True
-    profile: bool = False
-    min_speedup: float | None = None
-    strict: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values that no run can use.
-
-        Raises:
-            ConfigError: A number is too small, or two options contradict each other.
-        """
-        shape = self.input_shape
-        for option, numbers in (
-            ("--batch-size", self.batch_size),
-            ("--threads", self.threads),
-            ("--input-shape", shape or ()),
-            ("--rounds", (self.rounds,)),
-        ):
-            if min(numbers, default=1) < 1:
-                raise ConfigError(f"{option} has {min(numbers)}; expected at least 1.")
-        if shape is not None and len(shape) < 2:
             raise ConfigError(
-                f"--input-shape has {len(shape)} dimension; expected the batch and the image's, e.g. 1,3,224,224."
+                "--allow-slower and --minimize latency (the default) contradict each other: add --minimize macs or "
+                "params, or a target."
             )
-        if shape is not None and shape[0] != 1 and self.batch_size not in ((), (shape[0],)):
-            raise ConfigError(
-                f"--input-shape has a batch of {shape[0]}, but --batch-size says otherwise: begin it with 1."
-            )
-        GateLimits(min_speedup=self.min_speedup)
-        if self.min_speedup is not None and self.b is None:
-            raise ConfigError("--min-speedup compares two models: give the compressed one after the original.")
-        if not 0 <= self.min_seconds <= self.max_seconds:
-            raise ConfigError(
-                f"--min-seconds is {self.min_seconds:g} and --max-seconds {self.max_seconds:g}; "
-                "expected 0 or more, and the second not below the first."
-            )
-        if self.seed < 0:
-            raise ConfigError(f"--seed is {self.seed}; expected 0 or more.")

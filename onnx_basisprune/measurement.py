@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from onnx_basisprune.benchmark_report import BenchmarkReport, BenchmarkRun, ModelTiming, NodeTiming
-from onnx_basisprune.config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.data.dataset import Dataset, open_dataset
 from onnx_basisprune.data.detection import Detection
 from onnx_basisprune.errors import DataError, quote
 from onnx_basisprune.graph.model_io import load_model
 from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.measurement_config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.node_table import Profile, tabulate_nodes
 from onnx_basisprune.node_times import NodeNames
 from onnx_basisprune.opening import Images, Subject, open_images, open_subject, predict_all, probe_head

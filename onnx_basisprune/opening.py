@@ -133,7 +133,7 @@ def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -
         )
     data = open_dataset(config.data, choose_labels(config.data, config.labels))
     if config.val is None:
-        fraction = _VALIDATION_FRACTION if config.max_drop is None else _SEARCH_FRACTION
+        fraction = _VALIDATION_FRACTION if config.bound is None else _SEARCH_FRACTION
         data, held_back = data.split(fraction, config.seed)
         progress.warn(
             f"no --val: the figures are on {len(held_back):,} images held back from --data, "

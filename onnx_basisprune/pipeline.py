@@ -75,8 +75,8 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     unit, target = choose_budget(config)
     outlook = assess_run(run, unit, target)
     candidate, search = None, None
-    if run.trial is not None and config.max_drop is not None:
-        candidate, search = search_candidate(outlook, run.trial, config.max_drop)
+    if run.trial is not None and config.bound is not None:
+        candidate, search = search_candidate(outlook, run.trial, config.bound)
         planned, timing = candidate.planned, outlook.describe_timing(candidate.planned)
     elif saved is not None:
         planned, timing = apply_plan(saved, outlook), None
@@ -176,7 +176,7 @@ def finish_report(report: CompressionReport, run: Run) -> CompressionReport:
     recorder.finish()
     report = replace(
         report,
-        gates=judge_gates(config, report, has_anything),
+        gates=judge_gates(config, report),
         warnings=tuple(recorder.warnings),
         timings=dict(recorder.timings),
     )

@@ -52,6 +52,7 @@ def assess_in_rounds(
     config: CompressionConfig,
     pricing: Pricing | None,
     recorder: Recorder,
+    assessment: Assessment | None = None,
 ) -> Prospect:
     """Assess a network, in several rounds where asked for, each on the channels that the last one left.
 
@@ -63,9 +64,10 @@ def assess_in_rounds(
         config: `rounds`, `basis`, `prune`, `exclude`.
         pricing: Measures times; `None` where they don't matter.
         recorder: Told how far it is.
+        assessment: Of the original, where it is known already.
     """
     origins = {int(channel): int(channel) for group in network.channels.groups for channel in group.channels}
-    prospect = _assess(network, calibration, origins, frozenset(), config, pricing, recorder)
+    prospect = _assess(network, calibration, origins, frozenset(), config, pricing, recorder, assessment)
     for turn in range(1, config.rounds):
         limit = whole ** (1 - turn / config.rounds) * budget.limit ** (turn / config.rounds)
         planned = prospect.plan(Budget(budget.unit, limit), config)
@@ -86,7 +88,8 @@ def _assess(
     config: CompressionConfig,
     pricing: Pricing | None,
     recorder: Recorder,
+    assessment: Assessment | None = None,
 ) -> Prospect:
     prices = None if pricing is None else pricing.price(network)
-    assessment = assess_network(network, calibration, config.basis, config.prune, recorder)
+    assessment = assessment or assess_network(network, calibration, config.basis, config.prune, recorder)
     return Prospect(network, assessment, prices, origins, gone)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_basisprune.assessment import Calibration
+from onnx_basisprune.cache import open_cache
 from onnx_basisprune.calibration.batching import can_batch
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.destination import check_data_files
 from onnx_basisprune.errors import DataError, quote
-from onnx_basisprune.files import count_bytes
+from onnx_basisprune.files import count_bytes, hash_files
 from onnx_basisprune.foreign import list_black_boxes, record_opaque_shapes
 from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.quantized import refuse_quantized
 from onnx_basisprune.graph.tensors import drop_weights
 from onnx_basisprune.graph.working_form import leave_working_form, take_working_form
+from onnx_basisprune.memory import Memory
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import Images, Subject, open_data, open_subject, predict_all
 from onnx_basisprune.progress import Recorder
@@ -62,6 +64,7 @@ class Run:
         calibration: The same, as the gradient passes read them.
         validation: Images for the figures, never calibrated on.
         baseline: What the original says to them.
+        memory: What earlier runs of the same found out.
         trial: Other images to choose on, of a search only.
     """
 
@@ -74,6 +77,7 @@ class Run:
     calibration: Calibration
     validation: Images
     baseline: Predictions
+    memory: Memory
     trial: Trial | None = None
 
     @property
@@ -108,7 +112,7 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
     subject, images, validation = open_data(subject, config, recorder)
     check_data_files(output, subject.files, config)
     trial = None
-    if config.max_drop is not None:
+    if config.bound is not None:
         chosen_on, claimed_on = validation.dataset.split(0.5, config.seed)
         trial, validation = replace(validation, dataset=chosen_on), replace(validation, dataset=claimed_on)
     baseline = measure_baseline(subject, validation, config, recorder)
@@ -142,10 +146,26 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
         config.seed,
         fixed_batch,
     )
-    run = Run(config, recorder, subject, network, original, images, calibration, validation, baseline)
+    memory = open_memory(config, subject, images, fixed_batch, recorder)
+    run = Run(config, recorder, subject, network, original, images, calibration, validation, baseline, memory)
     if trial is None:
         return run
     return replace(run, trial=Trial(trial, predict_all(subject, trial, config.batch_size, "baseline", recorder)))
+
+
+def open_memory(
+    config: CompressionConfig, subject: Subject, images: Images, fixed_batch: int | None, recorder: Recorder
+) -> Memory:
+    """Return what earlier runs with the same model, images and options found out; nothing with `--no-cache`."""
+    if not config.cache:
+        return Memory(None, config, ())
+    sources = (
+        hash_files(subject.files),
+        images.dataset.hash_content(),
+        images.preprocessing.describe(),
+        (asdict(subject.head), fixed_batch),
+    )
+    return Memory(open_cache(recorder.warn), config, sources)
 
 
 def measure_baseline(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from onnx_basisprune.budget import PlannedCut
-from onnx_basisprune.config import DEFAULT_TARGET_MACS, CompressionConfig
+from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.costing import Unit
 from onnx_basisprune.files import hash_files
 from onnx_basisprune.graph.dependency import DependencyGroup
@@ -88,29 +88,27 @@ def choose_budget(config: CompressionConfig) -> tuple[Unit, float]:
     """Return the unit of the budget and the fraction to keep; a search or a saved plan begins at everything."""
     if config.plan is not None:
         return "macs", 1.0
-    if config.max_drop is not None:
-        return config.minimize, 1.0
     if config.target_latency is not None:
         return "latency", config.target_latency
     if config.target_params is not None:
         return "params", config.target_params
-    return "macs", DEFAULT_TARGET_MACS if config.target_macs is None else config.target_macs
+    if config.target_macs is not None:
+        return "macs", config.target_macs
+    return config.minimize, 1.0
 
 
-def judge_gates(config: CompressionConfig, report: CompressionReport, has_anything: bool) -> tuple[Gate, ...]:
-    """Return the gates: the target, unless nobody asked for it and there is nothing to prune; not to be slower; bounds.
+def judge_gates(config: CompressionConfig, report: CompressionReport) -> tuple[Gate, ...]:
+    """Return the gates: the target, bounds, and not to be slower.
 
     A dry run has only those whose figures it foretells.
     """
     unit, asked = choose_budget(config)
-    targets = (config.target_macs, config.target_params, config.target_latency)
     gates = []
-    wants_target = has_anything or any(target is not None for target in targets)
-    if config.max_drop is None and config.plan is None and wants_target:
+    if config.bound is None and config.plan is None:
         reached = _measure_share(unit, report)
         tolerance = _CLOCK_TOLERANCE if unit == "latency" else 0.0
         gates.append(Gate(f"target_{unit}", asked, reached, reached <= asked * (1 + tolerance)))
-    gates += [gate for gate in judge_limits(report, config) if not config.dry_run or isfinite(gate.reached)]
+    gates += [gate for gate in _judge_limits(config, report) if not config.dry_run or isfinite(gate.reached)]
     if report.speedup is not None and not config.allow_slower:
         gates.append(Gate("not_slower", 1.0, report.speedup.median, report.speedup.high >= 1 - _CLOCK_TOLERANCE))
     return tuple(gates)
@@ -118,7 +116,12 @@ def judge_gates(config: CompressionConfig, report: CompressionReport, has_anythi
 
 def list_unjudged(config: CompressionConfig, report: CompressionReport) -> list[str]:
     """Return the names of the gates that a dry run leaves out: their figures aren't known before the model is."""
-    return [gate.name for gate in judge_limits(report, config) if config.dry_run and not isfinite(gate.reached)]
+    return [gate.name for gate in _judge_limits(config, report) if config.dry_run and not isfinite(gate.reached)]
+
+
+def _judge_limits(config: CompressionConfig, report: CompressionReport) -> tuple[Gate, ...]:
+    """Return the gates of a search's bound and of all that was asked for by an option of its own."""
+    return judge_limits(report, config if config.bound is None else replace(config, max_drop=config.bound))
 
 
 def _measure_share(unit: Unit, report: CompressionReport) -> float:
@@ -139,6 +142,8 @@ def describe_config(
 ) -> dict[str, Any]:
     """Return the options as JSON-ready values, with the output and the preprocessing that were really used."""
     values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    if config.bound is not None:  # where nothing was said, what was really held to
+        values["max_drop"] = config.bound
     return {**values, "output": None if output is None else str(output), "preprocessing": dict(preprocessing)}
 
 
@@ -147,7 +152,7 @@ def describe_target(config: CompressionConfig) -> dict[str, float | str]:
     if config.plan is not None:
         return {"plan_sha256": hash_files([config.plan])}
     unit, target = choose_budget(config)
-    return {unit: target} if config.max_drop is None else {"max_drop": config.max_drop, "minimize": unit}
+    return {unit: target} if config.bound is None else {"max_drop": config.bound, "minimize": unit}
 
 
 def describe_metadata(

@@ -86,6 +86,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test go on from what another one worked out, perhaps with steps that it has put in the place of ours."""
+    folder = tmp_path_factory.mktemp("memory")
+    monkeypatch.setattr("onnx_basisprune.cache.find_cache_folder", lambda: folder)
+
+
 @pytest.fixture(scope="session")
 def branching() -> Callable[..., Network]:
     """Return a function that reads the small network without some nodes."""

@@ -11,9 +11,9 @@ import pytest
 from onnx import parser
 
 import onnx_basisprune as bp
-from onnx_basisprune.config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.errors import ConfigError, DataError
 from onnx_basisprune.measurement import benchmark_models, evaluate_model
+from onnx_basisprune.measurement_config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.runtime import benchmark as benchmark_room
 from onnx_basisprune.runtime import environment as environment_room
 from onnx_basisprune.runtime import session as session_room

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,6 +159,24 @@ class Dataset:
             return [_repeat_to_rgb(pixels) for pixels in picked]
         return self._convert_to_float32(picked, positions)
 
+    def hash_content(self) -> str:
+        """Return the SHA-256 of all images and labels, in order, undecoded; as hexadecimal digits.
+
+        A file that can't be read counts as such: whoever loads it says so.
+        """
+        digest = hashlib.sha256()
+        for index, position in enumerate(self._positions):
+            if isinstance(self._items, np.ndarray):
+                content = self._items[position].tobytes()
+            else:
+                content = _read_file(self.source / self._items[position])
+            label = -1 if self.labels is None else int(self.labels[index])
+            digest.update(f"{label} {len(content)} ".encode())
+            digest.update(content)
+        if isinstance(self._items, np.ndarray):
+            digest.update(f"{self._items.dtype.str} {self._items.shape[1:]}".encode())
+        return digest.hexdigest()
+
     def _convert_to_float32(self, picked: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return finite float32 values of a float source's items."""
         with np.errstate(over="ignore"):  # what overflows is infinite, and told just below
@@ -177,6 +196,14 @@ class Dataset:
         order = np.argsort(self.labels, kind="stable")
         boundaries = np.flatnonzero(np.diff(self.labels[order])) + 1
         return [np.asarray(group, dtype=np.int64) for group in np.split(order, boundaries)]
+
+
+def _read_file(path: Path) -> bytes:
+    """Return a file's bytes, none where it can't be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _repeat_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -176,6 +176,11 @@ def name_data_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
+def parse_model(content: bytes) -> ModelProto:
+    """Return the model that `serialize_model` made these bytes of."""
+    return onnx.load_model_from_string(content)
+
+
 def serialize_model(model: ModelProto) -> bytes:
     """Return the model as the bytes of a single ONNX file.
 

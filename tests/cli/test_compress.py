@@ -54,6 +54,7 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "time_limit": (["--time-limit", "1.5m"], 90.0),
     "align": (["--align", "8"], 8),
     "allow_slower": (["--allow-slower"], True),
+    "cache": (["--no-cache"], False),
     "latency_table": (["--latency-table", "t.json"], Path("t.json")),
     "provider": (["--provider", "CUDA"], "CUDA"),
     "benchmark_batch_size": (["--benchmark-batch-size", "8"], 8),
@@ -150,9 +151,13 @@ def test_every_option_has_the_name_of_its_field() -> None:
 @pytest.mark.parametrize("field", sorted(OPTIONS))
 def test_options_reach_the_run(field: str, fake: FakeRun) -> None:
     arguments, value = OPTIONS[field]
+    # What a search can't use.
+    target = 0.25 if field in ("allow_slower", "dry_run", "rounds") else None
+    if target is not None:
+        arguments = [*arguments, "--target-macs", str(target)]
     result = run("m.onnx", "--data", "d", *arguments)
     assert result.exit_code == 0, result.output
-    expected = CompressionConfig(model=Path("m.onnx"), data=Path("d"))
+    expected = CompressionConfig(model=Path("m.onnx"), data=Path("d"), target_macs=target)
     assert fake.config == dataclasses.replace(expected, **{field: value})
 
 
@@ -173,7 +178,7 @@ def test_other_alignments_are_wrong_usage(given: str, fake: FakeRun) -> None:
 
 def test_help_shows_each_default() -> None:
     text = " ".join(CliRunner().invoke(basisprune, ["compress", "-h"], terminal_width=100).stdout.split())
-    for default in ("2000", "64", "fisher", "scale", "300", "shift", "auto", "0.5 where no target is given"):
+    for default in ("2000", "64", "fisher", "scale", "300", "shift", "auto", "1 where neither is given"):
         assert f"[default: {default}]" in text
     assert "x>=" not in text
 
@@ -265,7 +270,7 @@ def test_a_dry_run_shows_predictions_and_layers(fake: FakeRun) -> None:
         drop_pp=None,
         recovery=None,
     )
-    result = run("m.onnx", "--data", "d", "--dry-run")
+    result = run("m.onnx", "--data", "d", "--target-macs", "0.5", "--dry-run")
     assert result.exit_code == 0
     assert "predicted" in result.stdout
     assert "Median latency" not in result.stdout
@@ -278,6 +283,7 @@ def test_a_whole_run_by_the_command_writes_model_and_report(tmp_path: Path) -> N
     before = MODEL.read_bytes()
     command = [sys.executable, "-m", "onnx_basisprune", "compress", str(MODEL), *DATA]
     command += ["-o", str(output), "--report", str(report), "--limit", "40", "--recover-steps", "1"]
+    command += ["--target-macs", "0.5"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -316,11 +322,16 @@ def test_gates_that_a_real_run_passes_and_fails(tmp_path: Path) -> None:
         "--min-accuracy",
         "50%",
         "--strict",
+        "--max-drop",
+        "50",
     ]
-    result, report = run_quickly(tmp_path, "small", "--allow-slower", "--min-speedup", "0.01", *gates)
+    result, report = run_quickly(
+        tmp_path, "small", "--target-macs", "0.5", "--allow-slower", "--min-speedup", "0.01", *gates
+    )
     assert result.exit_code == 3, result.output
     assert {gate["name"]: gate["passed"] for gate in report["gates"]} == {
         "target_macs": True,
+        "max_drop": True,
         "min_speedup": True,
         "max_macs": True,
         "max_parameters": False,
@@ -334,7 +345,18 @@ def test_gates_that_a_real_run_passes_and_fails(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_judges_what_it_foretells(tmp_path: Path) -> None:
-    options = ["--allow-slower", "--dry-run", "--max-macs", "1", "--min-speedup", "2", "--min-accuracy", "1"]
+    options = [
+        "--target-macs",
+        "0.5",
+        "--allow-slower",
+        "--dry-run",
+        "--max-macs",
+        "1",
+        "--min-speedup",
+        "2",
+        "--min-accuracy",
+        "1",
+    ]
     result, report = run_quickly(tmp_path, "dry", *options)
     assert result.exit_code == 3, result.output
     assert [(gate["name"], gate["passed"]) for gate in report["gates"]] == [("target_macs", True), ("max_macs", False)]
@@ -455,7 +477,7 @@ def test_a_dry_run_plans_what_a_run_with_this_table_does(fake_clock: Any, tmp_pa
 
 
 def test_slower_models_may_be_allowed(fake_clock: Any, tmp_path: Path) -> None:
-    result, report = run_quickly(tmp_path, "small", "--allow-slower")
+    result, report = run_quickly(tmp_path, "small", "--target-macs", "0.5", "--allow-slower")
     assert result.exit_code == 0, result.output
     assert (fake_clock.layers, fake_clock.models) == ([], 0)
     assert report["timing"] is None
@@ -465,7 +487,7 @@ def test_slower_models_may_be_allowed(fake_clock: Any, tmp_path: Path) -> None:
 
 
 def test_a_budget_of_multiply_adds_looks_at_time_too(fake_clock: Any, tmp_path: Path) -> None:
-    result, report = run_quickly(tmp_path, "small", "--align", "8")
+    result, report = run_quickly(tmp_path, "small", "--target-macs", "0.5", "--align", "8")
     assert result.exit_code == 0, result.output
     timing = report["timing"]
     assert (timing["block"], timing["align"], timing["plans"], timing["predicted"]) == (4, 8, 0, None)

@@ -19,8 +19,9 @@ from onnx_basisprune.benchmark_report import BenchmarkReport
 from onnx_basisprune.cli.config_file import describe_kind, list_keys
 from onnx_basisprune.cli.main import basisprune
 from onnx_basisprune.cli.parameter_types import Alignment, Amount, TimeSpan
-from onnx_basisprune.config import BenchmarkConfig, CompressionConfig, EvaluationConfig
+from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.errors import DataError
+from onnx_basisprune.measurement_config import BenchmarkConfig, EvaluationConfig
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
 CONFIGURED = {name: item for name, item in basisprune.commands.items() if getattr(item, "reads_config", False)}
@@ -94,16 +95,16 @@ def test_every_option_of_every_command_can_be_set(name: str, key: str, tmp_path:
 def test_values_reach_the_run_and_the_command_line_wins(seen: list[Any]) -> None:
     write(
         'model = "net.onnx"\ndata = "calib"\ntarget_macs = 0.3\nseed = 5\nmean = [0.5, 1]\nexclude = ["a", "b,c"]\n'
-        'align = 8\ntime-limit = "2m"\nforce = true\nallow-slower = true\nquiet = true\n'
+        "align = 8\nthreads = 2\nforce = true\nallow-slower = true\nquiet = true\n"
     )
     result = run("compress", "--seed", "6", "--exclude", "d", "--no-force", "--no-quiet")
     assert result.stderr.splitlines() == [
-        "From 'basisprune.toml': model, data, target-macs, time-limit, align, allow-slower, mean.",
+        "From 'basisprune.toml': model, data, target-macs, align, allow-slower, threads, mean.",
         "Error: enough.",
     ]
     (config,) = seen
     expected = CompressionConfig(model=Path("net.onnx"), data=Path("calib"), target_macs=0.3, seed=6, exclude=("d",))
-    more: dict[str, Any] = {"mean": (0.5, 1.0), "align": 8, "time_limit": 120.0, "allow_slower": True}
+    more: dict[str, Any] = {"mean": (0.5, 1.0), "align": 8, "threads": 2, "allow_slower": True}
     assert config == CompressionConfig(**{**vars(expected), **more})
     run("compress", "other.onnx")
     assert seen[-1].model == Path("other.onnx")
@@ -116,6 +117,8 @@ def test_values_reach_the_run_and_the_command_line_wins(seen: list[Any]) -> None
         ("target-macs = 0.3", ["--target-params", "0.2"], {"target_params": 0.2}),
         ("target-macs = 0.3", ["--max-drop", "1"], {"max_drop": 1.0}),
         ("max-drop = 1", ["--target-latency", "0.5"], {"target_latency": 0.5}),
+        ('time-limit = "2m"', ["--target-macs", "0.3"], {"target_macs": 0.3}),
+        ("target-macs = 0.3", ["--time-limit", "2m"], {"time_limit": 120.0}),
         ("target-latency = 0.3", ["--no-allow-slower"], {"target_latency": 0.3}),
         ("allow-slower = true", ["--target-latency", "0.5"], {"target_latency": 0.5}),
         ('plan = "p.json"', ["--target-macs", "0.3"], {"target_macs": 0.3}),
@@ -135,7 +138,7 @@ def test_a_contradiction_says_what_the_file_has_to_do_with_it(seen: list[Any]) -
     write("rounds = 3\nseed = 4\n")
     result = run("compress", "m.onnx", "--data", "d", "--max-drop", "1")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].endswith("leave one of them out. 'basisprune.toml' sets rounds.")
+    assert result.stderr.splitlines()[-1].endswith("--target-macs 0.2. 'basisprune.toml' sets rounds.")
     write("target-macs = 0.5\ntarget-params = 0.5\n")
     result = run("compress", "m.onnx", "--data", "d")
     assert result.stderr.splitlines()[-1].endswith("'basisprune.toml' sets target-macs and target-params.")

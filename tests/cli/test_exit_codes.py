@@ -15,7 +15,20 @@ import pytest
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
 MODEL, CALIB, VAL = (str(SAMPLES / name) for name in ("digits.onnx", "digits/calib", "digits/val"))
-QUICK = ["--data", CALIB, "--val", VAL, "--limit", "20", "--recover", "none", "--preprocess", "imagenet"]
+QUICK = [
+    "--target-macs",
+    "0.5",
+    "--data",
+    CALIB,
+    "--val",
+    VAL,
+    "--limit",
+    "20",
+    "--recover",
+    "none",
+    "--preprocess",
+    "imagenet",
+]
 QUICK += ["--threads", "1", "--allow-slower", "-q"]
 
 

@@ -20,7 +20,8 @@ from jsonschema import Draft202012Validator
 
 from onnx_basisprune.benchmark_report import BenchmarkReport
 from onnx_basisprune.cli.main import basisprune
-from onnx_basisprune.config import BenchmarkConfig, CompressionConfig, EvaluationConfig
+from onnx_basisprune.config import CompressionConfig
+from onnx_basisprune.measurement_config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.reporting.render_json import render_json
 from onnx_basisprune.results import FORMAT_VERSION, CompressionReport, EvaluationReport
 
@@ -216,9 +217,41 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, An
     quick = ["compress", MODEL, "--limit", "20", "--recover-steps", "2", "--threads", "1"]
     labelled = [*quick, "--preprocess", "imagenet", "--data", CALIB, "--val", VAL]
     runs: dict[str, list[str]] = {
-        "labelled": [*labelled, "--allow-slower", "--max-macs", "3M", "--strict", "--exclude", "/classifier/Gemm"],
-        "unlabelled": [*quick, "--preprocess", "imagenet", "--data", str(flat), "--allow-slower"],
-        "dry": [*labelled, "--dry-run", "--min-speedup", "2", "--color", "rgb", "--crop", "16", "--resize", "0"],
+        "labelled": [
+            *labelled,
+            "--target-macs",
+            "0.5",
+            "--allow-slower",
+            "--max-macs",
+            "3M",
+            "--strict",
+            "--exclude",
+            "/classifier/Gemm",
+        ],
+        "unlabelled": [
+            *quick,
+            "--preprocess",
+            "imagenet",
+            "--data",
+            str(flat),
+            "--target-macs",
+            "0.5",
+            "--allow-slower",
+        ],
+        "dry": [
+            *labelled,
+            "--target-macs",
+            "0.5",
+            "--dry-run",
+            "--min-speedup",
+            "2",
+            "--color",
+            "rgb",
+            "--crop",
+            "16",
+            "--resize",
+            "0",
+        ],
         "search": [*labelled, "--max-drop", "2", "--minimize", "params", "--allow-slower", "--time-limit", "2s"],
         "latency": [*labelled, "--target-latency", "0.8", "--recover", "none"],
         "evaluate": ["evaluate", MODEL, "--data", VAL, "--reference", MODEL, "--limit", "100", "--labels", "L"],
