@@ -18,6 +18,7 @@ from onnx_basisprune.cli.exit_codes import ERROR, INTERRUPTED, WRONG_USAGE
 from onnx_basisprune.cli.init import init
 from onnx_basisprune.cli.inspect import inspect
 from onnx_basisprune.cli.options import read_verbosity
+from onnx_basisprune.cli.report import report
 from onnx_basisprune.cli.schema import schema
 from onnx_basisprune.errors import BasispruneError, ConfigError
 
@@ -101,7 +102,7 @@ def basisprune() -> None:
     """  # noqa: D301  # click's backspace character, not a backslash
 
 
-for _command in (compress, check, inspect, evaluate, benchmark, init, schema):
+for _command in (compress, check, inspect, evaluate, benchmark, report, init, schema):
     basisprune.add_command(_command)
 
 

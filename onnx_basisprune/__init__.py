@@ -22,6 +22,7 @@ from onnx_basisprune.errors import (
     BasispruneError,
     ConfigError,
     DataError,
+    MissingLibraryError,
     ModelError,
     OutputError,
     PlanError,
@@ -57,6 +58,7 @@ __all__ = [
     "Gate",
     "GateLimits",
     "Inspection",
+    "MissingLibraryError",
     "ModelError",
     "OutputError",
     "PlanError",
@@ -73,6 +75,7 @@ __all__ = [
     "inspect_model",
     "read_report",
     "read_schema",
+    "render_html",
     "render_json",
 ]
 
@@ -232,6 +235,17 @@ def read_schema(command: Literal["compress", "evaluate", "benchmark"]) -> str:
 
     path = files("onnx_basisprune") / "reporting" / "schemas" / f"{command}.schema.json"
     return path.read_text(encoding="utf-8")
+
+
+def render_html(report: CompressionReport) -> str:
+    """Return a compression report as an HTML page without scripts, as `report --html` writes it.
+
+    Raises:
+        MissingLibraryError: jinja2 isn't installed.
+    """
+    from onnx_basisprune.reporting import render_html as module
+
+    return module.render_html(report)
 
 
 def render_json(report: Report) -> str:

@@ -28,6 +28,10 @@ class ReportError(BasispruneError):
     """A report can't be read, or isn't one of this release's format."""
 
 
+class MissingLibraryError(BasispruneError):
+    """A library that only some commands need isn't installed."""
+
+
 class OutputError(BasispruneError):
     """A result can't be written where it was asked to go."""
 

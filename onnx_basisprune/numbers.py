@@ -97,11 +97,11 @@ def show_gate(gate: Gate) -> str:
     bound = "at least" if is_lower_bound(gate.name) else "at most"
     verdict = "passed" if gate.passed else "FAILED"
     why = f" ({show_name(gate.explanation)})" if gate.explanation else ""
-    reached, asked = _show_bounded(gate.name, gate.reached), _show_bounded(gate.name, gate.asked)
+    reached, asked = show_bound(gate.name, gate.reached), show_bound(gate.name, gate.asked)
     return f"{show_name(gate.name)} {verdict}: {reached}, {bound} {asked} asked{why}"
 
 
-def _show_bounded(gate: str, value: float) -> str:
+def show_bound(gate: str, value: float) -> str:
     """Return a gate's number with its unit: four digits, of large counts all; a dash where there is none."""
     if not isfinite(value):
         return UNKNOWN

@@ -22,7 +22,7 @@ OWNED = {
     "calibration": {"torch"},
     "planning": set(),
     "runtime": {"onnxruntime", "platformdirs", "psutil", "scipy"},
-    "reporting": {"jinja2", "matplotlib"},
+    "reporting": {"jinja2"},
     "cli": {"click", "rich", "tomli"},
 }
 REPORT_MODULES = {"results", "course_report", "benchmark_report", "inspection_report"}

@@ -21,7 +21,7 @@ from onnx_basisprune.errors import BasispruneError, ConfigError, DataError, Mode
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
 MODEL = SAMPLES / "digits.onnx"
-COMMANDS = ["compress", "check", "inspect", "evaluate", "benchmark", "init", "schema"]
+COMMANDS = ["compress", "check", "inspect", "evaluate", "benchmark", "report", "init", "schema"]
 HEAVY = ["PIL", "numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "psutil", "rich", "scipy", "torch"]
 
 

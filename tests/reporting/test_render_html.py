@@ -1,0 +1,227 @@
+"""A report as a page: what it says, and that nothing in a report can be more than text."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from onnx_basisprune.errors import MissingLibraryError
+from onnx_basisprune.reporting.render_html import render_html
+from onnx_basisprune.results import (
+    ClassReport,
+    CompressionReport,
+    Gate,
+    GroupReport,
+    Interval,
+    LayerReport,
+    Speedup,
+)
+
+VOID = {"meta", "link"}
+
+
+class Page(HTMLParser):
+    """A page's elements and its text; fails where elements don't close in turn."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.ids += [value or "" for key, value in attrs if key == "id"]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] != ["style"]:
+            self.text += data
+
+
+def read_text(report: CompressionReport) -> str:
+    """Return a page's text with single spaces."""
+    return " ".join(Page(render_html(report)).text.split())
+
+
+def test_a_page_has_every_part(full_report: CompressionReport) -> None:
+    page = Page(render_html(full_report))
+    ids = {"verdict", "gates", "warnings", "comparison", "layers", "recovery", "classes", "groups", "run"}
+    assert ids <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert "script" not in page.tags
+    references = [value for key, value in page.attributes if key in {"href", "src"}]
+    assert references == ["data:,"]
+    assert page.tags.count("svg") > 6
+    drawings = page.attributes.count(("role", "img"))
+    assert drawings == page.tags.count("desc") >= 4
+    text = " ".join(page.text.split())
+    for part in ("Failed: 1 of 2 gates", "1.50× faster, 40 % smaller", "careful", "it is the model's output", "cat"):
+        assert part in text
+    assert "None" not in text
+    assert "nan" not in text
+
+
+def test_the_verdict_says_no_more_than_was_measured(full_report: CompressionReport) -> None:
+    assert "no measurable change of accuracy" in read_text(full_report)
+    worse = replace(full_report, drop_pp=Interval(3.0, 1.0, 5.0), speedup=Speedup(0.5, 0.4, 0.6))
+    assert "2.00× slower, 40 % smaller, accuracy down by 3.00 pp" in read_text(worse)
+    better = replace(full_report, drop_pp=Interval(-3.0, -5.0, -1.0), speedup=Speedup(1.01, 0.9, 1.1))
+    assert "No measurable change of speed, 40 % smaller, accuracy up by 3.00 pp" in read_text(better)
+
+
+@pytest.mark.parametrize(
+    ("gates", "label"),
+    [
+        ((), "No gates"),
+        ((Gate("max_drop", 1.0, 0.5, True),), "Passed: the gate"),
+        ((Gate("max_drop", 1.0, 0.5, True), Gate("not_slower", 1.0, 0.5, False)), "Failed: 1 of 2 gates"),
+    ],
+)
+def test_the_verdict_follows_the_gates(full_report: CompressionReport, gates: tuple[Gate, ...], label: str) -> None:
+    html = render_html(replace(full_report, gates=gates))
+    assert f"<title>{label} · a.onnx · basisprune</title>" in html
+
+
+def test_gates_that_failed_come_first(full_report: CompressionReport) -> None:
+    gates = (Gate("max_drop", 1.0, 0.5, True), Gate("min_speedup", 2.0, float("nan"), False, "the report has none"))
+    text = read_text(replace(full_report, gates=gates))
+    assert text.index("min_speedup") < text.index("max_drop")
+    assert "the report has none" in text
+
+
+def test_a_dry_run_claims_no_measurement(full_report: CompressionReport) -> None:
+    dry = replace(
+        full_report,
+        config={**full_report.config, "dry_run": True, "output": None},
+        original=replace(full_report.original, latency=None, accuracy=None),
+        compressed=replace(full_report.compressed, latency=None, accuracy=None, file_bytes=None),
+        speedup=None,
+        drop_pp=None,
+        recovery=None,
+        per_class=(),
+    )
+    page = Page(render_html(dry))
+    text = " ".join(page.text.split())
+    assert "A dry run: sizes are predicted, nothing was measured or written." in text
+    assert "40 % fewer MACs" in text
+    assert "None" not in text
+    assert {"recovery", "classes"}.isdisjoint(page.ids)
+    assert "faster" not in text
+
+
+def test_without_labels_agreement_stands_in(full_report: CompressionReport) -> None:
+    accuracy = full_report.compressed.accuracy
+    assert accuracy is not None
+    unlabelled = replace(
+        full_report,
+        original=replace(full_report.original, accuracy=None),
+        compressed=replace(full_report.compressed, accuracy=replace(accuracy, top1=None, top5=None)),
+        per_class=(),
+    )
+    text = read_text(unlabelled)
+    assert "same answer as the original on 90.0 % of the images" in text
+    assert "There were no labels" in text
+    assert "Top-1" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("<script>alert(1)</script>", "<script>alert(1)</script>"),
+        ("\"' onload=x>", "\"' onload=x>"),
+        ("</style></title><img src=x>", "</style></title><img src=x>"),
+        ("a\x00\x1b[2J\nb", "a\\x00\\x1b[2J\\nb"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("half \ud800", "half \\ud800"),
+        ("{{ 7 * 7 }}{% raw %}", "{{ 7 * 7 }}{% raw %}"),
+    ],
+)
+def test_names_are_only_text(full_report: CompressionReport, name: str, shown: str) -> None:
+    plain = render_html(rename_all(full_report, "plain"))
+    html = render_html(rename_all(full_report, name))
+    page = Page(html)
+    html.encode()  # as it is written
+    assert page.tags == Page(plain).tags
+    assert {key for key, _ in page.attributes} == {key for key, _ in Page(plain).attributes}
+    # As often as a harmless name; attributes hold none.
+    assert page.text.count(shown) == Page(plain).text.count("plain") >= 10
+    assert not any(ord(character) < 32 and character != "\n" for character in html)
+
+
+def rename_all(report: CompressionReport, name: str) -> CompressionReport:
+    """Return a report whose every text from outside is one name."""
+    return replace(
+        report,
+        config={**report.config, "output": name, name: name},
+        environment={"cpu": name, name: {name: name}},
+        layers=(LayerReport(name, "Conv", True, name, 8, 3, 9, 5, 4, 2, 0.5),),
+        groups=(GroupReport(name, 8, 8, name), GroupReport(name, 8, 4, "")),
+        gates=(Gate(name, 1.0, 2.0, False, name),),
+        per_class=(ClassReport(0, name, 4, 1.0, 0.75, 25.0),),
+        compressed=replace(report.compressed, uncounted_ops=(name,)),
+        warnings=(name,),
+        timings={name: 1.0},
+    )
+
+
+def test_only_the_worst_ten_classes_are_listed(full_report: CompressionReport) -> None:
+    classes = tuple(ClassReport(i, f"class{i:04}", 50, 0.9, 0.9 - i / 2000, i / 20) for i in range(1000))
+    html = render_html(replace(full_report, per_class=classes))
+    listed = [f"class{i:04}" for i in range(1000) if f"class{i:04}" in html]
+    assert listed == [f"class{i:04}" for i in range(990, 1000)]
+    assert html.index("class0999") < html.index("class0990")
+    assert "Of 1,000 classes, 999 lost and 0 gained." in read_text(replace(full_report, per_class=classes))
+    assert len(html.encode()) < 100_000
+
+
+def test_pages_of_large_networks_stay_small(full_report: CompressionReport) -> None:
+    # ResNet-50 has 53 Convs; this is twice that, with long names, and ImageNet's classes.
+    names = [f"/model/backbone/layer{i}/block{i}/conv{i}/Conv" for i in range(106)]
+    layers = tuple(LayerReport(name, "Conv", True, "", 512, 128, 10**8, 10**7, 10**6, 10**5, 0.5) for name in names)
+    groups = tuple(GroupReport(name, 512, 128, "") for name in names)
+    classes = tuple(ClassReport(i, f"class {i}", 50, 0.9, 0.9 - i / 2000, i / 20) for i in range(1000))
+    html = render_html(replace(full_report, layers=layers, groups=groups, per_class=classes))
+    assert len(html.encode()) < 250_000
+
+
+def test_figures_that_are_no_numbers_are_dashes(full_report: CompressionReport) -> None:
+    nan = float("nan")
+    odd = replace(
+        full_report, speedup=Speedup(nan, nan, nan), drop_pp=Interval(nan, nan, nan), timings={"opening": nan}
+    )
+    assert "No measurable" not in read_text(odd)
+    assert "nan" not in read_text(odd)
+
+
+def test_without_jinja2_the_error_says_what_to_install(
+    full_report: CompressionReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingLibraryError, match=r"jinja2 isn't installed.*pip install 'basisprune\[report\]'"):
+        render_html(full_report)
+
+
+@pytest.mark.parametrize("drop", [("groups",), ("layers",), ("gates", "warnings", "per_class", "timings")])
+def test_empty_parts_leave_no_heading(full_report: CompressionReport, drop: tuple[str, ...]) -> None:
+    make: Callable[[str], object] = lambda name: {} if name == "timings" else ()  # noqa: E731
+    page = Page(render_html(replace(full_report, **{name: make(name) for name in drop})))
+    ids = {"per_class": "classes", "timings": "timings"}
+    assert {ids.get(name, name) for name in drop}.isdisjoint(page.ids)
