@@ -2,17 +2,19 @@
 
 `widen_model` makes every float16 float32: weights, inputs, outputs, and what nodes are told to cast to. `narrow_model`
 takes that back: a tensor that has the name of one of the original's has its type again; a new one (of a pair that
-replaced a Conv) has the type of what its node reads.
+replaced a Conv) has the type of what its node reads. A weight that was only stored as float16, behind a Cast, is stored
+so again, as is what was made from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from onnx_basisprune.graph.editing import list_names, make_unique
 from onnx_basisprune.graph.inner_graphs import iterate_graphs, iterate_nodes
 from onnx_basisprune.graph.shapes import infer_types
 from onnx_basisprune.graph.tensors import iterate_tensors
@@ -85,7 +87,35 @@ def narrow_model(model: ModelProto, original: ModelProto) -> ModelProto:
             for attribute in _find_type_attributes([node], _FLOAT):
                 attribute.i = _HALF
     _restore_bodies(narrow, original)
+    _store_as_half(narrow, _list_stored(original))
     return narrow
+
+
+def _list_stored(model: ModelProto) -> tuple[str, ...]:
+    """Return the weights of a model that are stored as float16 and computed with as float32, behind a Cast."""
+    halves = {tensor.name for tensor in model.graph.initializer if tensor.data_type == _HALF}
+    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in halves]
+    return tuple(node.output[0] for node in casts if any(_find_type_attributes([node], _FLOAT)))
+
+
+def _store_as_half(model: ModelProto, stored: Collection[str]) -> None:
+    """Store weights that came from float16 ones as such again, behind a Cast, in place.
+
+    What is made from a weight has its name and an ending.
+    """
+    taken, casts = list_names(model), []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == _FLOAT and any(
+            tensor.name == name or tensor.name.startswith(f"{name}.") for name in stored
+        ):
+            name, half = tensor.name, make_unique(f"{tensor.name}.half", taken)
+            taken.add(half)
+            _convert_tensor(tensor, _HALF)
+            tensor.name = half
+            casts.append(onnx.helper.make_node("Cast", [half], [name], half, to=_FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _complete_types(graph: GraphProto, types: Mapping[str, int]) -> dict[str, int]:
