@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import onnx_basisprune as bp
 from onnx_basisprune.cli.main import basisprune
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,6 +137,14 @@ def test_options_in_the_text_exist(page: Path) -> None:
             option = known[words[0]]
             assert option.type.convert(values[0], option, None) is not None
             assert not getattr(option, "is_flag", False)
+
+
+def test_all_of_the_python_api_is_documented() -> None:
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    functions = [name for name in bp.__all__ if inspect.isfunction(getattr(bp, name))]
+    assert [name for name in functions if f"autofunction:: onnx_basisprune.{name}\n" not in text] == []
+    errors = [name for name in bp.__all__ if name.endswith("Error")]
+    assert [name for name in errors if name not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
