@@ -25,7 +25,7 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 # A command in a shell's block, in GitLab's YAML, or after `sh` in Jenkins'.
 COMMAND = re.compile(r"(?:^ *|&& |- |sh '+venv/bin/)basisprune ([^'\"\n]+)", re.MULTILINE)
 # A backslash or a folded block of YAML goes on in the next line.
-CONTINUATION = re.compile(r"\\*\\\n +|(?<=\d)\n +(?=--)")
+CONTINUATION = re.compile(r"\\+\n +|(?<=\d)\n +(?=--)")
 INLINE_OPTION = re.compile(r"(?<!`)`(--\w[^`]*)`(?!`)")
 LINK = re.compile(r"\]\((docs/[\w-]+\.(?:md|svg)(?:#[\w-]+)?)\)")
 # What makes a run short; the last value of an option is the one that counts.
