@@ -287,7 +287,7 @@ def compress(ctx: click.Context, /, *, model: Path, **options: Any) -> None:
     from onnx_basisprune.cli.console import ConsoleProgress, open_console
 
     files = VerdictFiles(**verdict, force=config.force)
-    files.check([config.model, config.output, config.report])
+    files.check([value for value in vars(config).values() if isinstance(value, Path)])
     with ConsoleProgress(read_verbosity(ctx)) as progress:
         report = pipeline.compress(config, progress)
     verbosity = read_verbosity(ctx)

@@ -15,6 +15,7 @@ from onnx_basisprune.costing import Unit
 from onnx_basisprune.files import hash_files
 from onnx_basisprune.graph.dependency import DependencyGroup
 from onnx_basisprune.network import Network
+from onnx_basisprune.numbers import show_interval
 from onnx_basisprune.planning.types import ConvLayer
 from onnx_basisprune.reporting.gates import judge_limits
 from onnx_basisprune.results import CompressionReport, Gate, GroupReport, LayerReport, ModelMeasurement, TimingReport
@@ -107,10 +108,13 @@ def judge_gates(config: CompressionConfig, report: CompressionReport) -> tuple[G
     if config.bound is None and config.plan is None:
         reached = _measure_share(unit, report)
         tolerance = _CLOCK_TOLERANCE if unit == "latency" else 0.0
-        gates.append(Gate(f"target_{unit}", asked, reached, reached <= asked * (1 + tolerance)))
+        note = f"up to {tolerance:.0%} more is the clock's" if tolerance else ""
+        gates.append(Gate(f"target_{unit}", asked, reached, reached <= asked * (1 + tolerance), note))
     gates += [gate for gate in _judge_limits(config, report) if not config.dry_run or isfinite(gate.reached)]
     if report.speedup is not None and not config.allow_slower:
-        gates.append(Gate("not_slower", 1.0, report.speedup.median, report.speedup.high >= 1 - _CLOCK_TOLERANCE))
+        least = 1 - _CLOCK_TOLERANCE
+        note = f"{show_interval(report.speedup)}; fails where it ends below {least:g}"
+        gates.append(Gate("not_slower", 1.0, report.speedup.median, report.speedup.high >= least, note))
     return tuple(gates)
 
 

@@ -71,7 +71,7 @@ def judge(name: str, asked: float, figure: Interval | str, *, strict: bool, note
     notes = [note] if note else []
     if isfinite(figure.low) and figure.low != figure.high:
         scale, unit = (100.0, " %") if name == "min_accuracy" else (1.0, "")
-        notes += [f"pessimistic end of {figure.estimate * scale:.4g}{unit}"] * strict
+        notes += [f"estimate {figure.estimate * scale:.4g}{unit}"] * strict
         notes += [show_interval(figure, scale, unit=unit)]
     return Gate(name, asked, reached, passed, ", ".join(notes))
 

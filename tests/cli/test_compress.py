@@ -240,6 +240,11 @@ def test_the_verdict_is_written_beside_the_report(fake: FakeRun, tmp_path: Path)
     assert "| multiply-adds | 2.00 M | 1.00 M | -50.0 % |" in markdown.read_text(encoding="utf-8")
     assert "::error title=basisprune%3A min_speedup::min_speedup FAILED: 2x, at least 3x asked\n" in result.stdout
     fake.config = None
+    labels = tmp_path / "labels.json"
+    labels.write_text("{}")
+    over = run("m.onnx", "--data", "d", "--labels", str(labels), "--markdown", str(labels))
+    assert (over.exit_code, labels.read_text()) == (1, "{}")
+    assert "labels.json' can't be the verdict" in over.stderr
     again = run("m.onnx", *options)
     assert (again.exit_code, again.stdout, fake.config) == (1, "", None)
     assert "gates.xml' exists already" in again.stderr
