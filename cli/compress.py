@@ -276,7 +276,7 @@ def compress(ctx: click.Context, /, *, model: Path, **options: Any) -> None:
 
     \b
     Exit codes: 0 done, 1 error, 2 wrong usage, 3 the target was not reached or a gate failed
-    (the best valid model is written all the same), 130 interrupted.
+    (the best valid model is written all the same), 130 or 143 interrupted.
     """  # noqa: D301  # click's backspace character, not a backslash
     verdict = take_verdict_options(options)
     config = CompressionConfig(model=model, **options)

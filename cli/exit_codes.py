@@ -9,3 +9,4 @@ ERROR: Final = 1
 WRONG_USAGE: Final = 2
 GATE_FAILED: Final = 3
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143

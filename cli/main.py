@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Any
 
 import click
@@ -14,7 +16,7 @@ from onnx_basisprune.cli.benchmark import benchmark
 from onnx_basisprune.cli.check import check
 from onnx_basisprune.cli.compress import compress
 from onnx_basisprune.cli.evaluate import evaluate
-from onnx_basisprune.cli.exit_codes import ERROR, INTERRUPTED, WRONG_USAGE
+from onnx_basisprune.cli.exit_codes import ERROR, INTERRUPTED, TERMINATED, WRONG_USAGE
 from onnx_basisprune.cli.init import init
 from onnx_basisprune.cli.inspect import inspect
 from onnx_basisprune.cli.options import read_verbosity
@@ -24,6 +26,10 @@ from onnx_basisprune.errors import BasispruneError, ConfigError
 
 # From this -v count on, expected errors show where they were raised, too.
 _TRACEBACK_OF_EXPECTED = 2
+
+
+class Terminated(KeyboardInterrupt):  # no error: what SIGTERM is turned into
+    """The process was asked to end, as CI systems do; whatever cleans up after Ctrl-C does so now, too."""
 
 
 class CommandGroup(click.Group):
@@ -45,9 +51,9 @@ class CommandGroup(click.Group):
         except BasispruneError as error:
             _print_error(str(error), show_traceback=read_verbosity(ctx).verbose >= _TRACEBACK_OF_EXPECTED)
             ctx.exit(WRONG_USAGE if isinstance(error, ConfigError) else ERROR)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as signal_:
             click.echo("Interrupted.", err=True)
-            ctx.exit(INTERRUPTED)
+            ctx.exit(TERMINATED if isinstance(signal_, Terminated) else INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except MemoryError:
@@ -106,8 +112,15 @@ for _command in (compress, check, inspect, evaluate, benchmark, report, init, sc
     basisprune.add_command(_command)
 
 
+def _stop(_: int, __: FrameType | None) -> None:
+    """End the run as Ctrl-C does, once: while it cleans up, nothing disturbs it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
 def main() -> None:
     """Run the command line."""
+    signal.signal(signal.SIGTERM, _stop)
     basisprune(prog_name="basisprune")
 
 

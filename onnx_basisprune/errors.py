@@ -5,7 +5,15 @@ A message names the node or file, what was found, what was expected, and what to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # numpy would slow down `--help`
+    from numpy.typing import NDArray
+
 _LONGEST_QUOTE = 200
+# PyTorch, onnxruntime and the C++ library, in lower case.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "failed to allocate", "bad allocation", "bad_alloc")
 
 
 class BasispruneError(Exception):
@@ -44,8 +52,26 @@ class PlanError(BasispruneError):
     """A saved plan can't be read, or doesn't fit the model."""
 
 
+class OutOfMemoryError(BasispruneError):
+    """Memory doesn't suffice for batches of the chosen size."""
+
+
 class ValidationError(BasispruneError):
-    """The written model doesn't do what the plan predicted."""
+    """The written model doesn't do what the plan predicted.
+
+    Attributes:
+        evidence: Arrays that show it, by name: what went in, and what came out of each runtime.
+    """
+
+    def __init__(self, message: str, evidence: Mapping[str, NDArray[Any]] | None = None) -> None:
+        super().__init__(message)
+        self.evidence = dict(evidence or {})
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an outside library's error says that memory didn't suffice; each says it in its own words."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(phrase in text for phrase in _OUT_OF_MEMORY)
 
 
 def quote(name: object) -> str:

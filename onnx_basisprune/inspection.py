@@ -18,6 +18,7 @@ from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.graph.model_io import read_model, read_opset
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.graph.shapes import check_sizes
 from onnx_basisprune.graph.working_form import take_working_form
 from onnx_basisprune.inspection_report import Inspection, NodeInspection, TensorInfo
 from onnx_basisprune.network import read_channels
@@ -49,10 +50,11 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
         raise ConfigError(f"--input-shape is {list(input_shape)}; expected whole numbers over 0.")
     model, files = read_model(path)
     program = extract_program(model)
-    normalized = normalize_model(take_working_form(model))
     if input_shape is not None and lacks_batch_axis(program) and len(input_shape) == len(program.inputs[0].shape or ()):
         input_shape = (1, *input_shape)
     shapes = {program.inputs[0].name: input_shape} if program.inputs and input_shape is not None else None
+    check_sizes(model, path, shapes)
+    normalized = normalize_model(take_working_form(model))
     _complete_shapes(normalized, input_shape)
     cost = measure_cost(normalized, shapes)
     return Inspection(

@@ -16,6 +16,7 @@ from onnx_basisprune.measurement_config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.node_table import Profile, tabulate_nodes
 from onnx_basisprune.node_times import NodeNames
 from onnx_basisprune.opening import Images, Subject, open_images, open_subject, predict_all, probe_head
+from onnx_basisprune.out_of_memory import suggest_batch_size
 from onnx_basisprune.progress import Progress, Silence, follow_fraction
 from onnx_basisprune.reporting.gates import judge_benchmark
 from onnx_basisprune.results import EvaluationReport, Latency
@@ -45,7 +46,12 @@ def evaluate_model(config: EvaluationConfig, progress: Progress | None = None) -
     Raises:
         BasispruneError: A model or the images can't be used, or there are neither labels nor a reference.
     """
-    progress = progress or Silence()
+    with suggest_batch_size(config.batch_size):
+        return _evaluate_model(config, progress or Silence())
+
+
+def _evaluate_model(config: EvaluationConfig, progress: Progress) -> EvaluationReport:
+    """Do what `evaluate_model` says."""
     dataset = open_dataset(config.data, config.labels)
     if config.limit is not None:
         dataset = dataset.draw(config.limit, config.seed)
@@ -72,6 +78,9 @@ def evaluate_model(config: EvaluationConfig, progress: Progress | None = None) -
     if problem is not None:
         warnings.append(problem)
         progress.warn(problem)
+    if images.dataset.broken.describe():
+        warnings.append(images.dataset.broken.describe())
+        progress.warn(warnings[-1])
     return EvaluationReport(
         config=_describe_options(config),
         environment=describe_environment(config.threads, config.provider),

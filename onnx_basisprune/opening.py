@@ -20,6 +20,7 @@ from onnx_basisprune.graph.batch_axis import lacks_batch_axis
 from onnx_basisprune.graph.head import find_head
 from onnx_basisprune.graph.model_io import read_model
 from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.graph.shapes import check_sizes
 from onnx_basisprune.planning.types import Head, TensorSpec
 from onnx_basisprune.progress import Progress
 from onnx_basisprune.runtime.evaluation import Predictions, evaluate, to_scores
@@ -107,6 +108,7 @@ def open_subject(
     if len(program.inputs) != 1:
         names = ", ".join(quote(spec.name) for spec in program.inputs) or "none"
         raise ModelError(f"{quote(path)} has {len(program.inputs)} inputs ({names}); expected one, for the images.")
+    check_sizes(model, path)
     head = replace(find_head(program, scores), has_batch=not lacks_batch_axis(program))
     return Subject(files, model, Session(path, threads=threads, provider=provider), head)
 

@@ -17,10 +17,13 @@ from onnx_basisprune.candidates import build_candidate
 from onnx_basisprune.choosing import Outlook, assess_run, choose_plan
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.destination import choose_output
+from onnx_basisprune.errors import ValidationError
+from onnx_basisprune.evidence import keep_evidence
 from onnx_basisprune.files import count_bytes, hash_files, make_staging_folder, publish_files, write_atomically
-from onnx_basisprune.graph.model_io import save_model
+from onnx_basisprune.graph.model_io import load_model, save_model
 from onnx_basisprune.graph.rewrite import set_metadata
 from onnx_basisprune.opening import predict_all
+from onnx_basisprune.out_of_memory import suggest_batch_size
 from onnx_basisprune.plan_file import read_plan
 from onnx_basisprune.progress import Progress, Recorder, Silence
 from onnx_basisprune.replaying import apply_plan, check_fit, save_plan
@@ -65,7 +68,12 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
     Raises:
         BasispruneError: The model, the images, an option or the output can't be used; nothing is written then.
     """
-    recorder = Recorder(progress or Silence())
+    with suggest_batch_size(config.batch_size):
+        return _run_steps(config, Recorder(progress or Silence()))
+
+
+def _run_steps(config: CompressionConfig, recorder: Recorder) -> CompressionReport:
+    """Go the straight path once."""
     output = choose_output(config)
     saved = None if config.plan is None else read_plan(config.plan)
     recorder.start("opening")
@@ -122,10 +130,13 @@ def describe_plan(
 
 
 def publish_model(run: Run, model: ModelProto, predicted: ModelMeasurement, output: Path) -> tuple[Path, ...]:
-    """Write a model beside its place, validate it, and only then put it there.
+    """Write a model beside its place, read it back, validate it, and only then put it there.
 
     Returns:
         The model's file, and the one that holds its weights where they are apart.
+
+    Raises:
+        ValidationError: It doesn't do what was planned; nothing is written but the evidence.
     """
     config, version = run.config, onnx_basisprune.__version__
     model = run.restore_form(model)
@@ -133,7 +144,11 @@ def publish_model(run: Run, model: ModelProto, predicted: ModelMeasurement, outp
     run.recorder.start("validating")
     with make_staging_folder(output, force=config.force) as folder:
         staged = save_model(model, folder / output.name, external_data=len(run.subject.files) > 1)
-        warning = validate_model(model, staged[0], run.subject.model, run.sample, predicted, run.measure_noise)
+        written = load_model(staged[0])
+        try:
+            warning = validate_model(written, staged[0], run.subject.model, run.sample, predicted, run.measure_noise)
+        except ValidationError as error:
+            raise keep_evidence(error, output, staged[0]) from error
         if warning is not None:
             run.recorder.warn(warning)
         return publish_files(staged, force=config.force)
@@ -173,6 +188,9 @@ def finish_report(report: CompressionReport, run: Run) -> CompressionReport:
     unjudged = list_unjudged(config, report)
     if unjudged:
         recorder.warn(f"a dry run measures nothing: {', '.join(unjudged)} can't be judged.")
+    for what, images in (("--data", run.images), ("--val", run.validation)):
+        if images.dataset.broken.describe() and (what == "--data" or config.val is not None):
+            recorder.warn(f"{what}: {images.dataset.broken.describe()}")
     recorder.finish()
     report = replace(
         report,

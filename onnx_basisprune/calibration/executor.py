@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnx_basisprune.calibration.control_flow import RunBody, bind_bodies
 from onnx_basisprune.calibration.torch_ops import TORCH_OPS
-from onnx_basisprune.errors import ModelError, UnsupportedOpError, quote
+from onnx_basisprune.errors import ModelError, UnsupportedOpError, is_out_of_memory, quote
 from onnx_basisprune.planning.types import Operation, Program, RunNode, TensorSpec
 
 Observer = Callable[[Operation, tuple[torch.Tensor, ...]], "Sequence[torch.Tensor] | None"]
@@ -123,6 +123,8 @@ class Executor:
             try:
                 result = step.function(*arguments)
             except _NODE_FAILURES as error:
+                if is_out_of_memory(error):
+                    raise MemoryError(str(error)) from error
                 raise _describe_failure(step.operation, arguments, error) from error
             outputs: Sequence[torch.Tensor] = result if isinstance(result, tuple) else (result,)
             if len(outputs) < len(step.outputs):

@@ -14,12 +14,17 @@ from numpy.typing import NDArray
 
 from onnx_basisprune.data.dataset import Dataset, Indices
 from onnx_basisprune.data.preprocess import Preprocessing
+from onnx_basisprune.data.stand_ins import load_sound
 from onnx_basisprune.errors import ConfigError, DataError, quote
 
 # Batches that are decoded while the consumer works on one: enough to hide an uneven one.
 _BATCHES_AHEAD = 2
 # Pillow lets go of the interpreter's lock while it decodes; the model needs the other cores.
 _MOST_WORKERS = 4
+
+
+# Where in the dataset an image is, and its pixels.
+Fitted = tuple[int, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +59,7 @@ def load_batch(dataset: Dataset, preprocessing: Preprocessing, indices: Indices)
     chosen = np.asarray(indices, dtype=np.int64)
     if dataset.is_preprocessed:
         return _make_batch(dataset, chosen, _load_as_is(dataset, preprocessing, chosen))
-    names = [dataset.name_of(index) for index in chosen]
-    return _make_batch(dataset, chosen, preprocessing.stack_fitted(fit_images(dataset, preprocessing, chosen), names))
+    return _stack_fitted(dataset, preprocessing, fit_images(dataset, preprocessing, chosen))
 
 
 def iterate_batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
@@ -88,38 +92,47 @@ def iterate_batches(dataset: Dataset, preprocessing: Preprocessing, batch_size: 
         return
     workers = min(_MOST_WORKERS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="basisprune-decode")
-    pending: deque[tuple[NDArray[np.int64], list[Future[list[NDArray[np.uint8]]]]]] = deque()
+    pending: deque[list[Future[list[Fitted]]]] = deque()
     try:
         for indices in ranges:
             parts = [part for part in np.array_split(indices, workers) if len(part)]
-            pending.append((indices, [pool.submit(fit_images, dataset, preprocessing, part) for part in parts]))
+            pending.append([pool.submit(fit_images, dataset, preprocessing, part) for part in parts])
             if len(pending) > _BATCHES_AHEAD:
-                yield _collect(dataset, preprocessing, *pending.popleft())
+                yield _collect(dataset, preprocessing, pending.popleft())
         while pending:
-            yield _collect(dataset, preprocessing, *pending.popleft())
+            yield _collect(dataset, preprocessing, pending.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def fit_images(dataset: Dataset, preprocessing: Preprocessing, indices: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    """Decode, resize and crop some images: RGB, each uint8 `[height, width, 3]`."""
+def fit_images(dataset: Dataset, preprocessing: Preprocessing, indices: NDArray[np.int64]) -> list[Fitted]:
+    """Decode, resize and crop some images; another of its class stands in for one that can't be decoded.
+
+    Returns:
+        For each the index of the image that was decoded, and RGB pixels, uint8 `[height, width, 3]`.
+    """
+    fitted = []
     # One at a time, so that large originals don't pile up before they are made small.
-    return [
-        preprocessing.fit_image(np.asarray(dataset.load([index])[0], dtype=np.uint8), dataset.name_of(index))
-        for index in indices
-    ]
+    for index in indices.tolist():
+        decoded, pixels = load_sound(dataset, index)
+        fitted.append((decoded, preprocessing.fit_image(pixels, dataset.name_of(decoded))))
+    return fitted
 
 
 def _collect(
     dataset: Dataset,
     preprocessing: Preprocessing,
-    indices: NDArray[np.int64],
-    futures: list[Future[list[NDArray[np.uint8]]]],
+    futures: list[Future[list[Fitted]]],
 ) -> Batch:
     """Wait for a batch's images; an error in a thread is raised here."""
-    fitted = [pixels for future in futures for pixels in future.result()]
+    return _stack_fitted(dataset, preprocessing, [item for future in futures for item in future.result()])
+
+
+def _stack_fitted(dataset: Dataset, preprocessing: Preprocessing, fitted: list[Fitted]) -> Batch:
+    """Return fitted images as one batch."""
+    indices = np.array([index for index, _ in fitted], dtype=np.int64)
     names = [dataset.name_of(index) for index in indices]
-    return _make_batch(dataset, indices, preprocessing.stack_fitted(fitted, names))
+    return _make_batch(dataset, indices, preprocessing.stack_fitted([pixels for _, pixels in fitted], names))
 
 
 def _load_as_is(dataset: Dataset, preprocessing: Preprocessing, indices: NDArray[np.int64]) -> NDArray[np.float32]:

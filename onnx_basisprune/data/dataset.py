@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_basisprune.data.broken_images import BrokenImages
 from onnx_basisprune.data.decoding import decode_image
 from onnx_basisprune.data.folder import find_images
 from onnx_basisprune.data.label_file import match_labels, name_classes, read_label_file
@@ -37,6 +38,8 @@ class Dataset:
     """All of the source's files (relative, forward slashes), or the whole array `x`."""
     _positions: NDArray[np.int64]
     """Which of `_items` this set holds, in order."""
+    broken: BrokenImages = field(default_factory=lambda: BrokenImages(0))
+    """Those of the source that couldn't be decoded so far."""
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -273,7 +276,8 @@ def open_dataset(path: Path, labels: Path | None = None) -> Dataset:
             indices = np.array([index_of[file.split("/", 1)[0]] for file in files], dtype=np.int64)
         else:
             indices = None
-        return Dataset(path, indices, class_names, files, np.arange(len(files), dtype=np.int64))
+        everything = np.arange(len(files), dtype=np.int64)
+        return Dataset(path, indices, class_names, files, everything, BrokenImages(len(files)))
     if not path.exists():
         raise DataError(f"{quote(path)} doesn't exist; expected a folder of images or an .npz: check the path.")
     if path.suffix.lower() != ".npz":

@@ -41,6 +41,9 @@ _FORMATS_BY_SUFFIX = {
 }
 IMAGE_SUFFIXES = frozenset(_FORMATS_BY_SUFFIX)
 
+# Several are decoded at once, each in a few bytes a pixel.
+MOST_PIXELS = 2**26
+
 # What Pillow's decoders raise on files that are damaged, truncated or hostile. It warns of some damage, which
 # is raised only where the caller's filters turn warnings into errors.
 _DECODING_ERRORS = (
@@ -84,6 +87,12 @@ def decode_image(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path, formats=_list_formats()) as image:
+            # Known from the header: nothing is decoded before this.
+            if image.width * image.height > MOST_PIXELS:
+                raise DataError(
+                    f"{quote(path)} has {image.width} x {image.height} pixels; expected at most {MOST_PIXELS:,}: "
+                    "shrink the image or remove it."
+                )
             return _convert_to_rgb(ImageOps.exif_transpose(image), str(image.format))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(

@@ -148,9 +148,10 @@ def _try_candidates(candidates: list[Preprocessing], probe: Dataset, predict: Pr
         indices = np.arange(start, min(start + _PROBE_BATCH, len(probe)), dtype=np.int64)
         # Candidates differ in values only, so one fitting serves all.
         fitted = fit_images(probe, candidates[0], indices)
-        names = [probe.name_of(int(index)) for index in indices]
+        names = [probe.name_of(index) for index, _ in fitted]
+        pixels = [item for _, item in fitted]
         for candidate, parts in zip(candidates, scores, strict=True):
-            parts.append(_predict_rows(predict, candidate.stack_fitted(fitted, names)))
+            parts.append(_predict_rows(predict, candidate.stack_fitted(pixels, names)))
     return [
         _judge(candidate, np.concatenate(parts), probe) for candidate, parts in zip(candidates, scores, strict=True)
     ]

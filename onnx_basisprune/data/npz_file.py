@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from onnx_basisprune.errors import DataError, quote
 
 _IMAGE_CHANNELS = (1, 3, 4)
+# In bytes, unpacked: all of it is in memory for the whole run.
+LARGEST_ARRAYS = 2**35
 
 # What numpy and zipfile raise on files that are damaged, pickled, encrypted or claim absurd sizes.
 _READING_ERRORS = (
@@ -48,6 +50,7 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
             archive = np.load(stream, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise DataError(f"{quote(path)} is a bare .npy; expected an .npz with 'x': write it with numpy.savez.")
+            _check_size(path, stream)
             arrays = {name: archive[name] for name in ("x", "y") if name in archive}
     except _READING_ERRORS as error:
         raise DataError(
@@ -59,6 +62,21 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
     x = arrays["x"]
     _check_inputs(path, x)
     return x, _read_classes(path, arrays["y"], len(x)) if "y" in arrays else None
+
+
+def _check_size(path: Path, stream: BinaryIO) -> None:
+    """Refuse arrays that are far larger unpacked than any data set: a few bytes can declare them.
+
+    Raises:
+        DataError: They are.
+    """
+    with zipfile.ZipFile(stream) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > LARGEST_ARRAYS:
+        raise DataError(
+            f"{quote(path)} takes {size:,} bytes unpacked; expected at most {LARGEST_ARRAYS // 2**30} GiB: give fewer "
+            "images, or a folder of them."
+        )
 
 
 def _check_inputs(path: Path, x: NDArray[Any]) -> None:

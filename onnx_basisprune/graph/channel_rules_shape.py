@@ -149,7 +149,7 @@ def trace_pad(operation: Operation, tracer: Tracer) -> None:
         before, after = pads.get(axis, (0, 0))
         if (before or after) and (min(before, after) < 0 or operation.attributes.get("mode", "constant") != "constant"):
             raise UntraceableError("it pads channels with other channels, or takes some away")
-        tracer.limit(before + after)
+        tracer.limit(1 + before + after)
         parts = [tracer.classes.make(before), read_axis(labels, axis), tracer.classes.make(after)]
         labels = place(np.concatenate(parts), labels.ndim, axis)
     tracer.set(operation.outputs[0], labels)

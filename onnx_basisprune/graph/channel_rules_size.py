@@ -8,11 +8,13 @@ are constants already when channels are traced, see `graph.fold_sizes`; this gua
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_basisprune.graph.channel_tracer import Sizes, Tracer
+from onnx_basisprune.graph.channel_tracer import CONTRADICTION, Sizes, Tracer, UntraceableError
 from onnx_basisprune.planning.channels import Labels
 from onnx_basisprune.planning.types import Operation
 
@@ -81,14 +83,17 @@ def _slice_sizes(operation: Operation, tracer: Tracer) -> Sizes | None:
     bounds: list[int | None] = []
     for index, key in ((1, "starts"), (2, "ends"), (4, "steps")):
         if key in operation.attributes:
-            bounds.append(int(operation.attributes[key][0]))
+            value: NDArray[Any] | None = np.asarray(operation.attributes[key])
         elif index < len(operation.inputs) and operation.inputs[index]:
             value = tracer.constant(operation.inputs[index])
-            if value is None:
-                return None
-            bounds.append(int(value.reshape(-1)[0]))
         else:
             bounds.append(None)
+            continue
+        if value is None or value.size != 1 or value.dtype.kind not in "iu":
+            return None
+        bounds.append(int(value.item()))
+    if bounds[-1] == 0:
+        raise UntraceableError(CONTRADICTION)
     return tracer.sizes[operation.inputs[0]][slice(*bounds)]
 
 

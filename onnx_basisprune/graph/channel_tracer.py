@@ -135,10 +135,10 @@ class Tracer:
         """Refuse to make so many labels.
 
         Raises:
-            UntraceableError: They are more than the model of an image can have.
+            UntraceableError: They are none, or more than the model of an image can have.
         """
-        if not 0 <= count <= _MOST_LABELS:
-            raise UntraceableError("it makes more elements than are followed")
+        if not 0 < count <= _MOST_LABELS:
+            raise UntraceableError("it makes none or more elements than are followed")
 
     def couple(self, operation: Operation, input_index: int, axis: int, labels: Labels) -> None:
         """Let a weight's axis follow labels `[size]`; an overridable or computed weight blocks them.

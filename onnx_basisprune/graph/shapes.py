@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,10 @@ from onnx_basisprune.graph.tensors import copy_without_weights
 
 Shape = tuple[int, ...]
 
+# In elements, 4 GiB in float32: many times what the largest classifiers have.
+LARGEST_TENSOR = 2**30
+# Longer ones aren't followed value by value: they hold weights, not shapes.
+_LONGEST_VECTOR = 2**20
 _KEEPING_SHAPE = ("GroupNormalization", "MeanVarianceNormalization")
 # What shape arithmetic is done in; scale factors of Resize are floats.
 SHAPE_TYPES = (TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT)
@@ -57,6 +63,25 @@ def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | 
         if not _compute_shape_values(light, shapes, values):
             return shapes
         known.update((name, value.shape) for name, value in values.items())
+
+
+def check_sizes(model: ModelProto, path: Path, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+    """Refuse a model that declares tensors which no memory holds, before anything allocates them.
+
+    Args:
+        model: A checked model.
+        path: Its file, for the message.
+        input_shapes: See `infer_shapes`.
+
+    Raises:
+        ModelError: A tensor has more than `LARGEST_TENSOR` elements for one image.
+    """
+    for name, shape in infer_shapes(model, input_shapes).items():
+        if prod(shape) > LARGEST_TENSOR:
+            raise ModelError(
+                f"{quote(path)}: tensor {quote(name)} has the shape {quote(list(shape))} for one image; expected at "
+                f"most {LARGEST_TENSOR:,} elements: is the model damaged?"
+            )
 
 
 def infer_dimensions(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
@@ -150,8 +175,17 @@ def _compute_value(
 
 
 def _infer_as_far_as_possible(model: ModelProto) -> ModelProto:
-    """Run ONNX's inference, without its propagation of values where that fails, or not at all."""
-    return _try_inference(model, propagates_values=True) or _try_inference(model, propagates_values=False) or model
+    """Run ONNX's inference, without its propagation of values where that fails, isn't needed or is unsafe."""
+    plain = _try_inference(model, propagates_values=False)
+    if plain is None:
+        return _try_inference(model, propagates_values=True) or model
+    shapes = _read_shapes(plain)
+    is_complete = all(name in shapes for node in model.graph.node for name in node.output if name)
+    # It writes down vectors element by element, however many a file declares them to have.
+    is_unsafe = any(len(shape) == 1 and shape[0] > _LONGEST_VECTOR for shape in shapes.values())
+    if is_complete or is_unsafe:
+        return plain
+    return _try_inference(model, propagates_values=True) or plain
 
 
 def _try_inference(model: ModelProto, *, propagates_values: bool) -> ModelProto | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_basisprune.errors import ConfigError, DataError, ModelError, quote
+from onnx_basisprune.errors import ConfigError, DataError, ModelError, is_out_of_memory, quote
 from onnx_basisprune.planning.types import TensorSpec
 
 CPU = "cpu"
@@ -200,6 +200,8 @@ class Session:
         try:
             yield
         except _list_error_kinds() as error:
+            if is_out_of_memory(error):
+                raise MemoryError(str(error)) from error
             # A message opens with "[ONNXRuntimeError] : 1 : FAIL : ".
             reason = " ".join(str(error).split(" : ", 3)[-1].split())
             raise ModelError(f"{self._label}: {problem}: {quote(reason)}; {remedy}.") from error
