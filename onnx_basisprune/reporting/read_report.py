@@ -14,6 +14,8 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 from onnx_basisprune.errors import ReportError, quote
 from onnx_basisprune.results import FORMAT_VERSION, CompressionReport
 
+# Larger than any count, and small enough to be computed with as a floating-point number.
+_BEYOND = 2**63
 # A key that only this kind of JSON has, for the error that tells what it is instead.
 _OTHER_KINDS = {"runs": "benchmark", "accuracy": "evaluate", "nodes": "inspect"}
 _EXPECTED = {bool: "true or false", int: "a whole number of at least 0", float: "a number", str: "text"}
@@ -152,7 +154,7 @@ def _convert_scalar(value: Any, kind: type, where: str) -> Any:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
     elif kind is int:
         # All whole numbers of a report are counts; bool is an int in Python.
-        fits = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _BEYOND
     else:
         fits = isinstance(value, kind)
     if not fits:

@@ -8,7 +8,7 @@ the speed-up on a logarithmic scale. Where no slack is given, the change may be 
 
 from __future__ import annotations
 
-from math import exp, hypot, isfinite, log, nan
+from math import exp, hypot, log, nan
 
 from onnx_basisprune.limits import Slack
 from onnx_basisprune.numbers import show_percent
@@ -17,6 +17,8 @@ from onnx_basisprune.results import Accuracy, CompressionReport, Gate, Interval,
 
 # Of the same model a clock shows so much of a difference, in percent, from one day to the next.
 _CLOCK_TOLERANCE = 4.0
+# No two models differ so much; what is beyond has no logarithm to compute with, or overflows.
+_MOST_SPEEDUP = 1e9
 
 
 def judge_regressions(old: CompressionReport, new: CompressionReport, slack: Slack) -> tuple[Gate, ...]:
@@ -67,8 +69,8 @@ def _judge_speedup(old: Speedup | None, new: Speedup | None, slack: Slack) -> Ga
     if old is None or new is None:
         return _judge_change("lower_speedup", _tell_missing(old, "speed-up"), slack.speedup, slack)
     ends = (old.low, old.median, old.high, new.low, new.median, new.high)
-    if not all(isfinite(value) and value > 0 for value in ends):
-        return _judge_change("lower_speedup", "a report's speed-up is no positive number", slack.speedup, slack)
+    if not all(1 / _MOST_SPEEDUP < value < _MOST_SPEEDUP for value in ends):
+        return _judge_change("lower_speedup", "a report's speed-up is no sensible number", slack.speedup, slack)
     change = log(old.median / new.median)
     low = change - hypot(log(old.median / old.low), log(new.high / new.median))
     high = change + hypot(log(old.high / old.median), log(new.median / new.low))

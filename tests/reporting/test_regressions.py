@@ -106,7 +106,7 @@ def test_what_a_report_lacks_passes_nothing(full_report: CompressionReport) -> N
             assert not gates[name].passed
             assert f"can't be judged: the {whose} has no " in gates[name].explanation
         assert gates["more_macs"].passed
-    for speedup in (Speedup(nan, nan, nan), Speedup(1.0, 0.0, 2.0)):
+    for speedup in (Speedup(nan, nan, nan), Speedup(1.0, 0.0, 2.0), Speedup(1e-320, 1e-321, 1e308)):
         broken = dataclasses.replace(full_report, speedup=speedup)
         assert not find("lower_speedup", full_report, broken, Slack(speedup=100)).passed
     uncertain = change_accuracy(full_report, Accuracy(10, 0.8))
