@@ -187,7 +187,7 @@ def test_installing_puts_only_the_command_on_the_path(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "pip").read_text().split() == [
         *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-        str(ROOT),
+        f"{ROOT}[report]",
     ]
     folder = Path((tmp_path / "github_path").read_text().strip())
     assert [file.name for file in folder.iterdir()] == ["basisprune"]
@@ -207,6 +207,7 @@ def test_the_sample_model_goes_through(bound: str, tmp_path: Path) -> None:
         "max-drop": "50",
         "max-macs": bound,
         "junit": "gates.xml",
+        "html": "report.html",
     }
     done = run_step(STEPS[1], inputs, tmp_path, scripts)
     passed = bound == "100M"
@@ -219,6 +220,7 @@ def test_the_sample_model_goes_through(bound: str, tmp_path: Path) -> None:
     assert float(outputs["drop"]) == pytest.approx(report["drop_pp"]["estimate"], rel=1e-3, abs=1e-9)
     suite = ET.parse(tmp_path / "gates.xml").getroot()  # noqa: S314  # written by the step just now
     assert len(list(suite.iter("failure"))) == (0 if passed else 1)
+    assert "</html>" in (tmp_path / "report.html").read_text(encoding="utf-8")
     summary = (tmp_path / "github_summary").read_text(encoding="utf-8")
     assert r"max\_macs" in summary
     assert ("::error" in done.stdout) == (not passed)

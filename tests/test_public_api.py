@@ -149,6 +149,14 @@ def test_every_public_name_exists() -> None:
     assert not hasattr(bp, "nonsense")
 
 
+def test_all_of_the_python_api_is_documented() -> None:
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    functions = [name for name in bp.__all__ if inspect.isfunction(getattr(bp, name))]
+    assert [name for name in functions if f"autofunction:: onnx_basisprune.{name}\n" not in text] == []
+    errors = [name for name in bp.__all__ if name.endswith("Error")]
+    assert [name for name in errors if name not in text] == []
+
+
 def test_reports_become_json() -> None:
     inspection = bp.inspect_model(str(MODEL), exclude=["/classifier/Gemm"])
     values = json.loads(bp.render_json(inspection))
