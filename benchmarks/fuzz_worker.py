@@ -76,7 +76,7 @@ def run_case(original: Path, seed: str, *, compresses: bool, keep: Path | None =
         arguments = ["inspect", "-v", str(model)]
         if compresses:
             arguments = ["compress", "-v", str(model), *write_images(folder, original)]
-            arguments += ["--recover", "none", "--allow-slower", "--threads", "1"]
+            arguments += ["--target-macs", "0.5", "--recover", "none", "--allow-slower", "--threads", "1"]
         before = sorted(folder.iterdir())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -54,7 +54,17 @@ class Stage:
         """Start a run."""
         command = [sys.executable, "-m", "onnx_basisprune", "compress", str(self._model), "--force", "--threads", "1"]
         command += ["--data", str(SAMPLE / "digits" / "calib"), "--val", str(SAMPLE / "digits" / "val")]
-        command += ["--limit", "48", "--recover-steps", "5", "--report", str(self._report), "--quiet"]
+        command += [
+            "--target-macs",
+            "0.5",
+            "--limit",
+            "48",
+            "--recover-steps",
+            "5",
+            "--report",
+            str(self._report),
+            "--quiet",
+        ]
         return subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def complete(self) -> str:

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -26,10 +26,8 @@ from onnx_basisprune.errors import BasispruneError, ConfigError
 
 # From this -v count on, expected errors show where they were raised, too.
 _TRACEBACK_OF_EXPECTED = 2
-
-
-class Terminated(KeyboardInterrupt):  # no error: what SIGTERM is turned into
-    """The process was asked to end, as CI systems do; whatever cleans up after Ctrl-C does so now, too."""
+# Signals that asked the process to end.
+_received: list[int] = []
 
 
 class CommandGroup(click.Group):
@@ -51,15 +49,16 @@ class CommandGroup(click.Group):
         except BasispruneError as error:
             _print_error(str(error), show_traceback=read_verbosity(ctx).verbose >= _TRACEBACK_OF_EXPECTED)
             ctx.exit(WRONG_USAGE if isinstance(error, ConfigError) else ERROR)
-        except KeyboardInterrupt as signal_:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(TERMINATED if isinstance(signal_, Terminated) else INTERRUPTED)
+        except KeyboardInterrupt:
+            _end_interrupted(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except MemoryError:
             _print_error("Out of memory: try a smaller --batch-size.", show_traceback=False)
             ctx.exit(ERROR)
         except Exception as error:  # noqa: BLE001  # the last resort: whatever is left is a bug of ours
+            if _received:  # a native module that was being loaded makes an error of its own of it
+                _end_interrupted(ctx)
             verbose = read_verbosity(ctx).verbose >= 1
             hint = "" if verbose else " (run again with -v for the details)"
             reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -112,15 +111,23 @@ for _command in (compress, check, inspect, evaluate, benchmark, report, init, sc
     basisprune.add_command(_command)
 
 
-def _stop(_: int, __: FrameType | None) -> None:
-    """End the run as Ctrl-C does, once: while it cleans up, nothing disturbs it."""
+def _end_interrupted(ctx: click.Context) -> NoReturn:
+    """Say that the run was interrupted, and end with the exit code of the signal."""
+    click.echo("Interrupted.", err=True)
+    ctx.exit(TERMINATED if signal.SIGTERM in _received else INTERRUPTED)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """End the run as Ctrl-C does: SIGTERM, as CI systems send it, cleans up too, and is heeded once."""
+    _received.append(number)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     basisprune(prog_name="basisprune")
 
 

@@ -33,13 +33,30 @@ def model(tmp_path: Path) -> Path:
 
 def configure(model: Path) -> CompressionConfig:
     folder = SAMPLE / "digits"
-    options = {"limit": 24, "recover": "none", "preprocess": "imagenet", "threads": 1, "allow_slower": True}
+    options = {
+        "limit": 24,
+        "recover": "none",
+        "preprocess": "imagenet",
+        "threads": 1,
+        "target_macs": 0.5,
+        "allow_slower": True,
+    }
     return CompressionConfig(model=model, data=folder / "calib", val=folder / "val", **options)
 
 
 def list_arguments(model: Path) -> list[str]:
     folder = SAMPLE / "digits"
-    arguments = [sys.executable, "-m", "onnx_basisprune", "compress", str(model), "--limit", "24", "--recover", "none"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "onnx_basisprune",
+        "compress",
+        str(model),
+        "--limit",
+        "24",
+        "--target-macs",
+        "0.5",
+    ]
     return [
         *arguments,
         "--data",

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from onnx_basisprune import inspection
+from onnx_basisprune.cli import main
 from onnx_basisprune.cli.main import basisprune
 from onnx_basisprune.cli.options import PRESET_NAMES
 from onnx_basisprune.data.preprocess import PRESETS
@@ -219,3 +220,10 @@ def test_a_reader_that_has_seen_enough_is_no_crash(option: list[str]) -> None:
         os.close(writing)
     assert done.stderr == ""
     assert done.returncode == 1
+
+
+def test_an_import_that_a_signal_breaks_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "_received", [signal.SIGTERM])
+    fail_with(monkeypatch, ImportError("initialization failed"))
+    result = CliRunner().invoke(basisprune, ["inspect", str(MODEL)])
+    assert (result.exit_code, result.stdout, result.stderr) == (143, "", "Interrupted.\n")
