@@ -243,6 +243,7 @@ _output_options = apply_options(
         help="Where the compressed model goes.  [default: MODEL with .pruned.onnx for .onnx]",
     ),
     option("--report", section=_OUTPUT, type=FILE, metavar="FILE.json", help="Write all figures as JSON."),
+    option("--html", section=_OUTPUT, type=FILE, metavar="FILE.html", help="Write them as a page to look at, too."),
     option(
         "--save-plan",
         section=_OUTPUT,

@@ -120,7 +120,14 @@ def choose_defaults(config: ConfigFile, commands: Commands, name: str) -> dict[s
     Raises:
         ConfigError: A key isn't the name of an option, or its value is of the wrong type.
     """
-    tables = {key: value for key, value in config.content.items() if key in commands and key != MAIN_COMMAND}
+    # `report = "FILE"` is an option of the main command, `[report]` the table of the command of this name.
+    options = list_keys(commands[MAIN_COMMAND])
+    names = [key for key in commands if key != MAIN_COMMAND]
+    tables = {
+        key: value
+        for key, value in config.content.items()
+        if key in names and (isinstance(value, dict) or key not in options)
+    }
     top = {key: value for key, value in config.content.items() if key not in tables}
     found = {MAIN_COMMAND: _read_table(config.path, "", top, commands, MAIN_COMMAND)}
     for key, table in tables.items():

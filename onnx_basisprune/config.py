@@ -82,6 +82,7 @@ class CompressionConfig(PreprocessConfig, GateLimits):
         plan: A saved plan to apply; no budget is given then, and components and channels are chosen anew.
         save_plan: Where the plan goes that was made.
         report: Where the JSON report goes.
+        html: Where the report goes as a page to look at.
         dry_run: Plan and predict only; nothing is written.
         force: Allow an existing output or report file to be replaced.
     """
@@ -118,6 +119,7 @@ class CompressionConfig(PreprocessConfig, GateLimits):
     plan: Path | None = None
     save_plan: Path | None = None
     report: Path | None = None
+    html: Path | None = None
     dry_run: bool = False
     force: bool = False
 

@@ -64,6 +64,7 @@ class CompressionOptions(PreprocessOptions, total=False):
     plan: AnyPath | None
     save_plan: AnyPath | None
     report: AnyPath | None
+    html: AnyPath | None
     dry_run: bool
     force: bool
 

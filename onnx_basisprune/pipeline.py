@@ -27,6 +27,7 @@ from onnx_basisprune.out_of_memory import suggest_batch_size
 from onnx_basisprune.plan_file import read_plan
 from onnx_basisprune.progress import Progress, Recorder, Silence
 from onnx_basisprune.replaying import apply_plan, check_fit, save_plan
+from onnx_basisprune.reporting.render_html import render_html
 from onnx_basisprune.reporting.render_json import render_json
 from onnx_basisprune.results import CompressionReport, ModelMeasurement, TimingReport
 from onnx_basisprune.run import Run, open_run
@@ -200,4 +201,6 @@ def finish_report(report: CompressionReport, run: Run) -> CompressionReport:
     )
     if config.report is not None:
         write_atomically(render_json(report).encode(), config.report, force=config.force)
+    if config.html is not None:
+        write_atomically(render_html(report).encode(), config.html, force=config.force)
     return report

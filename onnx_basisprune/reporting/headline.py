@@ -71,7 +71,8 @@ def judge(report: CompressionReport) -> Verdict:
     if failed:
         status, label = "failed", f"Failed: {failed} of {count} gate{'s' * (count != 1)}"
     elif count:
-        status, label = "passed", f"Passed: {'the gate' if count == 1 else f'all {count} gates'}"
+        which = {1: "the gate", 2: "both gates"}.get(count, f"all {count} gates")
+        status, label = "passed", f"Passed: {which}"
     else:
         status, label = "open", "No gates"
     said = [_say_speed(report.speedup), _say_size(report), _say_accuracy(report)]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _UNPRINTABLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
+_TIMES = re.compile(r"(?<=\d)x$")
 # Options that say where files go.
 _SHOWN_ELSEWHERE = ("output", "model", "force", "report", "html", "dry_run")
 
@@ -59,18 +60,28 @@ def render_html(report: CompressionReport) -> str:
     )
 
 
+def check_installed() -> None:
+    """Refuse to begin what would end without a page.
+
+    Raises:
+        MissingLibraryError: jinja2 isn't installed.
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise MissingLibraryError(
+            "jinja2 isn't installed, and a page needs it: pip install 'basisprune[report]'."
+        ) from error
+
+
 def _open_templates() -> Environment:
     """Return the templates with the filters that they use; everything is escaped.
 
     Raises:
         MissingLibraryError: jinja2 isn't installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingLibraryError(
-            "jinja2 isn't installed, and an HTML report needs it: pip install 'basisprune[report]'."
-        ) from error
+    check_installed()
+    import jinja2
 
     def finalize(value: Any) -> Any:
         """Make what an expression comes to printable; markup that was made by the template is so already."""
@@ -107,5 +118,5 @@ def show_number(value: float, form: str) -> str:
 
 
 def typeset_figure(text: str) -> str:
-    """Return a figure with a true minus sign, and a dash where it isn't known."""
-    return "–" if text == UNKNOWN else text.replace("-", "−")
+    """Return a figure with true minus and times signs, and a dash where it isn't known."""
+    return "–" if text == UNKNOWN else _TIMES.sub("×", text.replace("-", "−"))

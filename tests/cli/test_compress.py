@@ -74,6 +74,7 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "plan": (["--plan", "p.json"], Path("p.json")),
     "save_plan": (["--save-plan", "p.json"], Path("p.json")),
     "report": (["--report", "r.json"], Path("r.json")),
+    "html": (["--html", "r.html"], Path("r.html")),
     "dry_run": (["--dry-run"], True),
     "force": (["--force"], True),
     "preprocess": (["--preprocess", "caffe"], "caffe"),

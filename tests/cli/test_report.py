@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,29 @@ def test_where_the_page_goes_must_be_said(report: Path) -> None:
     result = run(report)
     assert result.exit_code == 2
     assert "--html" in result.stderr
+
+
+def test_compress_writes_the_page_in_one_go(tmp_path: Path) -> None:
+    samples = Path(__file__).resolve().parents[2] / "sample_models"
+    page = tmp_path / "page.html"
+    arguments = [
+        "--data",
+        samples / "digits" / "calib",
+        "--limit",
+        "40",
+        "--target-macs",
+        "0.5",
+        "--dry-run",
+        "--allow-slower",
+        "-q",
+    ]
+    given = ["compress", samples / "digits.onnx", *arguments, "--html", page]
+    assert CliRunner().invoke(basisprune, list(map(str, given))).exit_code == 0
+    assert "digits.onnx · basisprune</title>" in page.read_text(encoding="utf-8")
+
+
+def test_compress_looks_for_what_makes_the_page_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    result = CliRunner().invoke(basisprune, ["compress", "none.onnx", "--data", "none", "--html", str(tmp_path / "p")])
+    assert result.exit_code == 1
+    assert "pip install 'basisprune[report]'" in result.stderr
