@@ -294,8 +294,7 @@ def compress(ctx: click.Context, /, *, model: Path, **options: Any) -> None:
     verbosity = read_verbosity(ctx)
     if not verbosity.quiet:
         print_compression(open_console(), report, layers=config.dry_run or verbosity.verbose > 0)
-    for gate in report.gates:
-        if not gate.passed:
-            progress.warn(f"gate {show_gate(gate)}.")
+    for gate in [item for item in report.gates if not item.passed]:
+        progress.warn(f"gate {show_gate(gate)}.")
     passed = report_verdict(files, str(model), report.gates, report)
     ctx.exit(DONE if passed else GATE_FAILED)
