@@ -107,7 +107,10 @@ def open_subject(
     program = extract_program(model)
     if len(program.inputs) != 1:
         names = ", ".join(quote(spec.name) for spec in program.inputs) or "none"
-        raise ModelError(f"{quote(path)} has {len(program.inputs)} inputs ({names}); expected one, for the images.")
+        raise ModelError(
+            f"{quote(path)} has {len(program.inputs)} inputs ({names}); expected one, for the images: give each of the "
+            "others a default, an initializer of its name."
+        )
     check_sizes(model, path)
     head = replace(find_head(program, scores), has_batch=not lacks_batch_axis(program))
     return Subject(files, model, Session(path, threads=threads, provider=provider), head)

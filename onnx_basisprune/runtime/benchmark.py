@@ -123,7 +123,9 @@ class _Contender:
         # The last is both unbiased and as fast as what users deploy: it spins within a run only.
         self._session = Session(model, threads=settings.threads, provider=settings.provider, spin_between_runs=False)
         self._feeds = draw_input(self._session.inputs, batch_size, image_shape, settings.seed)
-        self._batch_size = len(next(iter(self._feeds.values())))
+        (batch,) = self._feeds.values()
+        # Of one image's own number of dimensions: the model has no batch axis.
+        self._batch_size = 1 if image_shape is not None and batch.ndim == len(image_shape) else len(batch)
         self._repeats = 1
         self.samples: list[float] = []
 

@@ -63,7 +63,7 @@ def _resolve_shape(spec: TensorSpec, batch_size: int | None, image_shape: Sequen
         if wanted is None:
             raise ConfigError(f"Input {name} doesn't state its shape; give the shape of one image.")
         declared = (None,) * (1 + len(wanted))
-    if wanted is not None and len(wanted) == len(declared):  # no batch axis: one image at a time
+    if wanted is not None and len(wanted) == len(declared) and declared[0]:  # no batch axis: one image at a time
         batch_size, declared = batch_size or 1, (1, *declared)
         return _resolve_shape(replace(spec, shape=declared), batch_size, wanted)[1:]
     if batch_size is not None and declared[0] not in (None, batch_size):

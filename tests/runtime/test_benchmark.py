@@ -149,3 +149,10 @@ def test_finds_other_programs(monkeypatch: pytest.MonkeyPatch, busy: float, own:
     monkeypatch.setattr(benchmark._CpuClocks, "_read", staticmethod(lambda: next(readings)))
     monkeypatch.setattr("psutil.cpu_count", lambda: 4)
     assert benchmark._CpuClocks().count_disturbed_cores() == pytest.approx(disturbed, abs=1e-12)
+
+
+def test_a_model_without_a_batch_axis_runs_one_image_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[3, 4, 4] x) => (float[3, 4, 4] y) { y = Relu (x) }'
+    path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    assert benchmark_pair(path, image_shape=(3, 4, 4), settings=QUICK).a.batch_size == 1

@@ -83,3 +83,12 @@ def test_refuses_several_inputs() -> None:
     specs = [TensorSpec("x", "float32", (None, 3)), TensorSpec("q", "float32", (None, 3))]
     with pytest.raises(ModelError, match="2 inputs \\('x', 'q'\\)"):
         draw_input(specs, 1, None, 0)
+
+
+def test_a_model_without_a_batch_axis_gets_one_image() -> None:
+    assert draw((3, None, None), None, (3, 8, 6)).shape == (3, 8, 6)
+    assert draw((3, 8, 6), 1, (3, 8, 6)).shape == (3, 8, 6)
+    with pytest.raises(ConfigError, match=r"fixed batch of 1, but the batch size asked for is 4"):
+        draw((3, 8, 6), 4, (3, 8, 6))
+    with pytest.raises(ConfigError, match=r"images of shape \[3, 8, 6\], but the shape asked for is \[3, 8, 7\]"):
+        draw((3, 8, 6), None, (3, 8, 7))

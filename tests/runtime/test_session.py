@@ -169,3 +169,12 @@ def test_a_provider_that_does_not_work_here_is_an_error(
     with pytest.raises(ConfigError, match="offers the execution provider CPUExecutionProvider, but can't use it"):
         Session(DYNAMIC)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("output", "body"), [
+    ("float[2] y", "y = MatMul (x, w)"),
+    ("float[1, 2] y", "z = Constant <value_ints = [0]> () r = Unsqueeze (x, z) y = MatMul (r, w)"),
+])  # fmt: skip
+def test_a_model_without_a_batch_axis_takes_one_example_at_a_time(output: str, body: str) -> None:
+    session, x = Session(build_model(f"(float[3] x) => ({output})", body)), draw_inputs(4)
+    np.testing.assert_allclose(session.predict(x), x @ WEIGHT, rtol=1e-6, atol=1e-6)  # float32 rounding
