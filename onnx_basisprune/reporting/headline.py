@@ -251,7 +251,8 @@ def _show_range(interval: Interval | None) -> str:
 
 def _show_points(points: float) -> str:
     """Return a signed change in percentage points."""
-    return f"{points:+.2f} pp" if isfinite(points) else UNKNOWN
+    # Adding zero makes -0.0, which a drop of nothing comes to, positive.
+    return f"{round(points, 2) + 0.0:+.2f} pp" if isfinite(points) else UNKNOWN
 
 
 def _show_times(factor: float) -> str:

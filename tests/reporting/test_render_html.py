@@ -100,6 +100,12 @@ def test_the_verdict_follows_the_gates(full_report: CompressionReport, gates: tu
     assert f"<title>{label} · a.onnx · basisprune</title>" in html
 
 
+def test_no_drop_has_no_minus_sign(full_report: CompressionReport) -> None:
+    text = read_text(replace(full_report, drop_pp=Interval(0.0, -1.0, 1.0)))
+    assert "+0.00 pp" in text
+    assert "−0.00" not in text
+
+
 def test_gates_that_failed_come_first(full_report: CompressionReport) -> None:
     gates = (Gate("max_drop", 1.0, 0.5, True), Gate("min_speedup", 2.0, float("nan"), False, "the report has none"))
     text = read_text(replace(full_report, gates=gates))
