@@ -53,8 +53,9 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
     if input_shape is not None and lacks_batch_axis(program) and len(input_shape) == len(program.inputs[0].shape or ()):
         input_shape = (1, *input_shape)
     shapes = {program.inputs[0].name: input_shape} if program.inputs and input_shape is not None else None
-    check_sizes(model, path, shapes)
-    normalized = normalize_model(take_working_form(model))
+    working = take_working_form(model)
+    check_sizes(working, path, shapes)
+    normalized = normalize_model(working)
     _complete_shapes(normalized, input_shape)
     cost = measure_cost(normalized, shapes)
     return Inspection(
