@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,6 +29,7 @@ _READING_ERRORS = (
     MemoryError,
     zipfile.BadZipFile,
     zlib.error,
+    tokenize.TokenError,  # of an array's header, up to Python 3.11
 )
 
 

@@ -19,7 +19,7 @@ class UntraceableError(Exception):
 
 CONTRADICTION = "the shapes around it contradict one another"
 # A file of a few bytes can declare more elements than any memory holds.
-_MOST_LABELS = 2**26
+_MOST_LABELS = 2**23
 
 # Of a vector of sizes: the labels of the channels that each of its elements counts.
 Sizes = list[Labels]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,13 @@ def test_truncated_archive_is_refused(tmp_path: Path, kept: float) -> None:
 def test_unusable_arrays_are_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_npz(_save(tmp_path, **arrays))
+
+
+def test_a_header_that_is_no_text_of_python_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    header = b"{'descr': ('|u1', \n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", content)
+    with pytest.raises(DataError, match=r"can't be read as \.npz"):
+        read_npz(path)
