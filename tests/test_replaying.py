@@ -129,7 +129,7 @@ def test_a_plan_and_a_budget_are_wrong_usage(options: list[str]) -> None:
 
 def configure(folder: Path, name: str, **options: Any) -> CompressionConfig:
     defaults: dict[str, Any] = {"limit": 64, "recover": "none", "preprocess": "imagenet", "allow_slower": True}
-    if not {"plan", "target_macs", "target_latency", "max_drop"} & set(options):
+    if not {"plan", "target_macs", "target_params", "target_latency", "max_drop"} & set(options):
         defaults["target_macs"] = 0.5
     return CompressionConfig(model=DIGITS, output=folder / name, **{**DATA, **defaults, **options})
 
