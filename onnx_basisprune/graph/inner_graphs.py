@@ -66,6 +66,27 @@ def calls(node: NodeProto, function: FunctionProto) -> bool:
     return (node.op_type, node.domain, node.overload) == (function.name, function.domain, function.overload)
 
 
+def count_inlined_nodes(model: ModelProto) -> int:
+    """Return how many nodes a model would have with all local functions put in their callers' place.
+
+    Args:
+        model: A checked model: no function calls itself.
+    """
+    functions = {(item.domain, item.name, item.overload): item for item in model.functions}
+    counts: dict[tuple[str, str, str], int] = {}
+
+    def count(nodes: Iterable[NodeProto]) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type, node.overload)
+            if key in functions and key not in counts:
+                counts[key] = count(functions[key].node)
+            total += counts.get(key, 1) + sum(count(graph.node) for graph in _list_graphs(node))
+        return total
+
+    return count(model.graph.node)
+
+
 def inline_call(node: NodeProto, model: ModelProto) -> ModelProto:
     """Return a model of what a call of a local function computes, without functions.
 

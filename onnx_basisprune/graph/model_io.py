@@ -11,11 +11,14 @@ from onnx import ModelProto, TensorProto
 
 from onnx_basisprune.errors import ModelError, OutputError, quote, summarize_error
 from onnx_basisprune.graph.external_data import can_be_external, load_external_data, write_external_data
+from onnx_basisprune.graph.inner_graphs import count_inlined_nodes
 from onnx_basisprune.graph.tensors import copy_without_weights, iterate_tensors
 
 OLDEST_OPSET = 7
 # Protobuf takes no more.
 LARGEST_MODEL_FILE = 2**31
+# onnxruntime puts functions in their place when it loads a model; a few that call each other twice may make billions.
+_MOST_NODES = 1_000_000
 # Protobuf takes 2 GiB in all; what isn't a weight gets an eighth of it.
 _LARGEST_FILE = 7 * 2**28
 
@@ -59,6 +62,12 @@ def read_model(path: Path) -> tuple[ModelProto, tuple[Path, ...]]:
         onnx.checker.check_model(copy_without_weights(model))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise ModelError(f"{quote(path)} isn't a valid ONNX model: {summarize_error(error)}.") from error
+    nodes = count_inlined_nodes(model)
+    if nodes > _MOST_NODES:
+        raise ModelError(
+            f"{quote(path)} has {nodes:.3g} nodes with its local functions put in their place; expected at most "
+            f"{_MOST_NODES:,}: functions that call others many times over are no classifier's."
+        )
     return model, (path, *data_files)
 
 

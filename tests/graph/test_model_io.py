@@ -262,3 +262,18 @@ def test_full_check() -> None:
     assert passes_full_check(model)
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
     assert not passes_full_check(model)
+
+
+def test_functions_that_double_over_and_over_are_refused(tmp_path: Path) -> None:
+    opsets = 'opset_import: ["" : 17, "local" : 1]>'
+    header = f'<domain: "local", {opsets}'
+    doubling = "".join(
+        f"{header} F{i} (a) => (r) {{ b = local.F{i + 1} (a) r = local.F{i + 1} (b) }}" for i in range(40)
+    )
+    model = onnx.parser.parse_model(
+        f"<ir_version: 8, {opsets} g (float[N, 3] x) => (float[N, 3] y) {{ y = local.F0 (x) }}"
+        f"{doubling} {header} F40 (a) => (r) {{ r = Relu (a) }}"
+    )
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"has 1.1e\+12 nodes with its local functions"):
+        load_model(tmp_path / "m.onnx")
