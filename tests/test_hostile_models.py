@@ -162,6 +162,15 @@ def test_external_data_past_the_end_of_their_file(entries: dict[str, str], reaso
         inspect_model(save(model, tmp_path))
 
 
+def test_a_location_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    model = make_plain()
+    move_weight(model, location="weights.bin")
+    path = save(model, tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"weights.bin", b"w\x92\x96ghts.bin"))
+    with pytest.raises(ModelError, match="isn't UTF-8"):
+        inspect_model(path)
+
+
 def test_keys_of_external_data_that_nobody_knows_are_left_alone(tmp_path: Path) -> None:
     model = make_plain()
     (tmp_path / "w.bin").write_bytes(np.ones(6, np.float32).tobytes())

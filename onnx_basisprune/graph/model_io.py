@@ -93,6 +93,7 @@ def _find_broken_text(message: Message) -> bytes | None:
     """Return a text of a message that isn't UTF-8: protobuf hands it out as bytes, and onnx.checker lets it pass."""
     if isinstance(message, TensorProto):  # its data is no text, and may be large
         texts: list[object] = [message.name, message.doc_string]
+        texts += [text for entry in message.external_data for text in (entry.key, entry.value)]
     else:
         texts = []
         for field, value in message.ListFields():
