@@ -5,13 +5,14 @@ looked at for the claim only. A candidate is accepted where its estimated drop o
 error is within the bound.
 
 Budgets are tried without recovery first, which is quick: they tell from where on it is needed. From there on each
-budget is tried with it, down to the smallest that is accepted.
+budget is tried with it, the next where a line through what was found meets the bound, down to the smallest that is
+accepted.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, exp, log
 from time import perf_counter
 
 from onnx_basisprune.candidates import Candidate, build_candidate, predict_candidate
@@ -23,11 +24,15 @@ from onnx_basisprune.runtime.evaluation import compare, estimate_standard_error
 
 # Fractions to keep: nothing is tried below the least; the quick tries end at this ratio of two budgets, the ones with
 # recovery at that one.
-_LEAST = 0.01
+_LEAST = 0.001
 _QUICK_RATIO, _FINE_RATIO = 1.3, 1.07
-# With recovery so much smaller budgets are tried one after the other until one isn't accepted.
+# The next budget as a fraction of the smallest that was accepted, where none has been too small yet: at first, and what
+# may come of the line through two.
 _STRIDE = 0.7
-_MOST_LOOKS = 10
+_STRIDES = (0.4, 0.85)
+# Else how far it lies from the accepted one to the other, whatever the line says: a drop far beyond the bound isn't on it.
+_SHARES = (0.25, 0.75)
+_MOST_LOOKS = 12
 _IMAGES_PER_POINT = 800
 
 
@@ -80,6 +85,8 @@ class Search:
     looks: list[SearchLook] = field(default_factory=list)
     accepted: dict[float, Candidate] = field(default_factory=dict)
     stopped: bool = False
+    # Target → by how much the drop with its error was over the bound; negative where it was accepted.
+    _excess: dict[float, float] = field(default_factory=dict)
     _slowest: float = 0.0
     # Whether the last plan was the smallest there is.
     _bottom: bool = False
@@ -93,19 +100,37 @@ class Search:
             low = high if self._bottom else low
         if self.outlook.run.config.recover == "none" or not self.outlook.run.config.recover_steps:
             return
-        self._bottom, least, target = False, 0.0, high
-        while not least and not self._is_over():
-            is_accepted = self.try_target(target, tune=True)
-            if is_accepted and (self._bottom or target < _LEAST):
-                return
-            least = 0.0 if is_accepted else target
-            target *= _STRIDE
-        best = min(self.accepted, default=1.0)
+        self._excess.clear()
+        target: float | None = high * _STRIDE
         for _ in range(_MOST_LOOKS):
-            if self._is_over() or not least or best / least <= _FINE_RATIO:
+            if target is None or self._is_over():
                 return
-            middle = (best * least) ** 0.5
-            best, least = (middle, least) if self.try_target(middle, tune=True) else (best, middle)
+            is_accepted = self.try_target(target, tune=True)
+            target = None if is_accepted and self._bottom else self._choose_next(high)
+
+    def _choose_next(self, known: float) -> float | None:
+        """Return the budget to try next, `None` where the smallest is known well enough.
+
+        Args:
+            known: The smallest that was accepted without recovery, and would be with it; else 1, the original.
+        """
+        accepted = sorted(target for target, excess in self._excess.items() if excess <= 0)
+        best = min([*accepted, known])
+        least = max((target for target, excess in self._excess.items() if excess > 0 and target < best), default=0.0)
+        if not least:
+            ratio = _STRIDE if len(accepted) < 2 else self._extrapolate(*accepted[:2])
+            return best * ratio if best * ratio >= _LEAST else None
+        if best / least <= _FINE_RATIO:
+            return None
+        reserve = -self._excess[best] if accepted else self.bound
+        share = min(max(reserve / (reserve + self._excess[least]), _SHARES[0]), _SHARES[1])
+        return best ** (1 - share) * least**share
+
+    def _extrapolate(self, best: float, other: float) -> float:
+        """Return the ratio to the smallest accepted budget at which the line through it and the next meets the bound."""
+        rise = (self._excess[best] - self._excess[other]) / log(other / best)
+        ratio = exp(self._excess[best] / rise) if rise > 0 else 0.0
+        return min(max(ratio, _STRIDES[0]), _STRIDES[1])
 
     def _is_over(self) -> bool:
         """Return whether another candidate would take longer than there is time."""
@@ -121,7 +146,8 @@ class Search:
         predictions = predict_candidate(run, candidate, self.trial.images)
         drop = compare(self.trial.baseline, predictions).estimate
         error = estimate_standard_error(self.trial.baseline, predictions)
-        is_accepted = drop + error <= self.bound
+        self._excess[target] = drop + error - self.bound
+        is_accepted = self._excess[target] <= 0
         if is_accepted:
             self.accepted[target] = candidate
         seconds = perf_counter() - start

@@ -156,6 +156,16 @@ def test_a_limit_too_short_for_anything_leaves_the_model(monkeypatch: pytest.Mon
     assert (candidate.planned.left, report.stopped, report.looks) == (100, True, ())
 
 
+def test_a_line_through_what_was_found_saves_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The drop doubles with each halving of what is kept, as that of real networks does, roughly.
+    tuned = 0.05
+    world = World(monkeypatch, lambda kept, tune: (tuned if tune else 0.2) / kept * 0.9)
+    candidate, report = world.run()
+    kept = candidate.planned.left / 100
+    assert tuned <= kept <= tuned * 1.15
+    assert sum(look.recovered for look in report.looks) <= 7
+
+
 @pytest.mark.parametrize(("bound", "count", "warned"), [(1.0, 799, True), (1.0, 800, False), (4.0, 200, False)])
 def test_too_few_images_are_told(bound: float, count: int, warned: bool) -> None:
     assert (check_images(bound, count) is not None) == warned
@@ -175,7 +185,6 @@ def test_standard_error_by_hand() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"target_macs": 0.5},
         {"rounds": 2},
         {"max_drop": 0.0},
         {"time_limit": 0.0},
