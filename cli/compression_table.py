@@ -27,6 +27,9 @@ from onnx_basisprune.results import (
     TimingReport,
 )
 
+# What a budget counts, in words.
+_UNITS = {"macs": "the MACs", "params": "the parameters", "latency": "the time"}
+
 
 def print_compression(console: Console, report: CompressionReport, *, layers: bool) -> None:
     """Print what a compression run came to.
@@ -46,6 +49,8 @@ def print_compression(console: Console, report: CompressionReport, *, layers: bo
         table.add_row(*row)
     console.print(table)
     console.print()
+    if report.frontier:
+        _print_frontier(console, report)
     print_lines(console, _list_findings(report))
 
 
@@ -84,6 +89,26 @@ def _list_accuracy_rows(before: Accuracy, after: Accuracy | None) -> list[tuple[
     if before.top1 is None and after is not None:
         rows.append(("Agreement with the original", UNKNOWN, show_percent(after.agreement), UNKNOWN))
     return rows
+
+
+def _print_frontier(console: Console, report: CompressionReport) -> None:
+    """Print the trade-off, a row for each size."""
+    title = "Agreement" if report.frontier[0].accuracy.top1 is None else "Top-1"
+    table = build_table([""], ["MACs", "parameters", "speed-up", title, "drop", "95 % interval"])
+    for point in report.frontier:
+        accuracy = point.accuracy.agreement if point.accuracy.top1 is None else point.accuracy.top1
+        table.add_row(
+            "written" if point.chosen else f"{point.target:.0%} of {_UNITS[point.unit]}",
+            show_percent(point.macs / report.original.macs if report.original.macs else 1.0),
+            show_percent(point.parameters / report.original.parameters if report.original.parameters else 1.0),
+            UNKNOWN if point.speedup is None else f"{point.speedup.median:.2f}x",
+            show_percent(accuracy),
+            f"{point.drop_pp.estimate:.2f} pp",
+            f"{point.drop_pp.low:.2f} to {point.drop_pp.high:.2f}",
+        )
+    console.print(table)
+    print_lines(console, [f"The trade-off, on the same {report.frontier[0].accuracy.n:,} images."])
+    console.print()
 
 
 def _list_findings(report: CompressionReport) -> list[str]:

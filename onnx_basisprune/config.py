@@ -62,10 +62,11 @@ class CompressionConfig(PreprocessConfig, GateLimits):
         max_drop: The smallest model that loses at most so many percentage points is searched, 1 by default (see
             `bound`). Where a target or a plan says what to keep, no more than a gate.
         minimize: What that search makes small.
-        time_limit: Seconds after which that search begins nothing new; `None` for no limit.
+        time_limit: Seconds after which a search, or what `frontier` looks at, ends; `None` for no limit.
         align: Ranks and kept channels are multiples of this; `auto` is what onnxruntime's kernels want on this
             machine, or 1 where slower layers are allowed.
         allow_slower: Under a budget of MACs or parameters, don't look at time at all.
+        frontier: Measure several other sizes, too, and show the trade-off.
         cache: Go on from what earlier runs with the same model, images and options have found out, and keep what this
             one does.
         latency_table: A file of measured times to read, or to make where it doesn't exist; `None` is the one in the
@@ -105,6 +106,7 @@ class CompressionConfig(PreprocessConfig, GateLimits):
     time_limit: float | None = None
     align: int | Literal["auto"] = "auto"
     allow_slower: bool = False
+    frontier: bool = False
     cache: bool = True
     latency_table: Path | None = None
     provider: str = DEFAULT_PROVIDER
@@ -135,8 +137,10 @@ class CompressionConfig(PreprocessConfig, GateLimits):
         self._check_plan(given)
         if self.bound is not None:
             self._check_search()
-        elif self.time_limit is not None:
+        elif self.time_limit is not None and not self.frontier:
             raise ConfigError("--time-limit ends a search for --max-drop, which a target or a plan doesn't need.")
+        if self.frontier and self.dry_run:
+            raise ConfigError("--dry-run makes no model, and --frontier looks at several: leave one of them out.")
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} can't both be given: choose one budget.")
         for option, target in given.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnx_basisprune.figures import Accuracy, Interval, Speedup
+
 
 @dataclass(frozen=True)
 class TimingReport:
@@ -96,3 +98,31 @@ class RecoveryReport:
     learning_rate: float | None = None
     precision: str = "float32"
     images_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """One size on the trade-off between accuracy and time, multiply-adds or parameters.
+
+    Attributes:
+        unit: What its budget was counted in: `macs`, `params` or `latency`.
+        target: The fraction to keep that its plan was made for.
+        chosen: Whether it is the model that was written.
+        recovered: Whether weights were tuned.
+        macs: Multiply-adds for one image.
+        parameters: Elements of all floating-point weights.
+        speedup: Measured against the original; `None` where it couldn't be.
+        accuracy: On images that it wasn't calibrated on, the same for all points: those that a search chooses on, else
+            the validation images.
+        drop_pp: Loss of accuracy on them in percentage points; without labels 100 minus the agreement in percent.
+    """
+
+    unit: str
+    target: float
+    chosen: bool
+    recovered: bool
+    macs: int
+    parameters: int
+    speedup: Speedup | None
+    accuracy: Accuracy
+    drop_pp: Interval

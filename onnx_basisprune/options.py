@@ -44,6 +44,7 @@ class CompressionOptions(PreprocessOptions, total=False):
     time_limit: float | None
     align: int | Literal["auto"]
     allow_slower: bool
+    frontier: bool
     cache: bool
     latency_table: AnyPath | None
     provider: str

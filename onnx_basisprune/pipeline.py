@@ -20,6 +20,7 @@ from onnx_basisprune.destination import choose_output
 from onnx_basisprune.errors import ValidationError
 from onnx_basisprune.evidence import keep_evidence
 from onnx_basisprune.files import count_bytes, hash_files, make_staging_folder, publish_files, write_atomically
+from onnx_basisprune.frontier import explore_frontier
 from onnx_basisprune.graph.model_io import load_model, save_model
 from onnx_basisprune.graph.rewrite import set_metadata
 from onnx_basisprune.opening import predict_all
@@ -96,6 +97,8 @@ def _run_steps(config: CompressionConfig, recorder: Recorder) -> CompressionRepo
         candidate = candidate or build_candidate(run, outlook.prospect, planned)
         files = publish_model(run, candidate.model, report.compressed, output)
         report = measure_result(replace(report, recovery=candidate.recovery), run, files)
+        if config.frontier:
+            report = replace(report, frontier=explore_frontier(outlook, candidate))
     if config.save_plan is not None:
         save_plan(outlook, planned, config.save_plan)
     return finish_report(report, run)

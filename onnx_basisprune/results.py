@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnx_basisprune.course_report import RecoveryReport, SearchLook, SearchReport, TimingReport
+from onnx_basisprune.course_report import FrontierPoint, RecoveryReport, SearchLook, SearchReport, TimingReport
+from onnx_basisprune.figures import Accuracy, Interval, Latency, ModelMeasurement, Speedup
 
 __all__ = [
     "FORMAT_VERSION",
@@ -13,6 +14,7 @@ __all__ = [
     "ClassReport",
     "CompressionReport",
     "EvaluationReport",
+    "FrontierPoint",
     "Gate",
     "GroupReport",
     "Interval",
@@ -27,93 +29,6 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with the ends of its 95 % confidence interval, all in the same unit.
-
-    Attributes:
-        estimate: What is most likely.
-        low: The interval's lower end.
-        high: Its upper end.
-    """
-
-    estimate: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How often a model is right on `n` images.
-
-    Attributes:
-        n: Images looked at.
-        top1: Fraction whose best class is the label; `None` without labels.
-        top5: Fraction whose label is among the best five classes; `None` without labels or below 6 classes.
-        agreement: Fraction whose best class is the original model's; `None` where there is no original.
-        interval: 95 % interval of `top1`, or of `agreement` where there are no labels.
-    """
-
-    n: int
-    top1: float | None = None
-    top5: float | None = None
-    agreement: float | None = None
-    interval: Interval | None = None
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Time of one run of one batch, in milliseconds, with what it was measured on.
-
-    Attributes:
-        median_ms: Median time of a run.
-        p90_ms: Nine of ten runs take no longer.
-        batch_size: Images in a run.
-        runs: How many runs were timed.
-    """
-
-    median_ms: float
-    p90_ms: float
-    batch_size: int
-    runs: int
-
-
-@dataclass(frozen=True)
-class ModelMeasurement:
-    """One model's size, speed and accuracy.
-
-    Attributes:
-        macs: Multiply-adds for one image.
-        parameters: Elements of all floating-point weights.
-        file_bytes: Size of the file; of a dry run's compressed model `None`.
-        uncounted_ops: op_types that have no cost entry.
-        latency: Measured with onnxruntime; `None` in a dry run.
-        accuracy: On the validation images; `None` in a dry run.
-    """
-
-    macs: int
-    parameters: int
-    file_bytes: int | None
-    uncounted_ops: tuple[str, ...] = ()
-    latency: Latency | None = None
-    accuracy: Accuracy | None = None
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """Old time divided by new time, with a 95 % interval over paired runs.
-
-    Attributes:
-        median: The speed-up: 2 is twice as fast, below 1 is slower.
-        low: The interval's lower end.
-        high: Its upper end.
-    """
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -225,7 +140,7 @@ class CompressionReport:
         timing: How time entered the plan; `None` where it didn't.
         search: The course of a search for `--max-drop`; `None` where a target was given.
         warnings: What the user should look at.
-        frontier: Other sizes that were looked at, with their accuracy.
+        frontier: Several sizes with their accuracy and speed, the largest first; empty without `--frontier`.
         per_class: Accuracy class by class; empty without labels.
         varies_with: What could make the same command on the same files write other bytes in another run.
         format_version: Grows when a key changes its meaning or goes.
@@ -245,7 +160,7 @@ class CompressionReport:
     timing: TimingReport | None = None
     search: SearchReport | None = None
     warnings: tuple[str, ...] = ()
-    frontier: tuple[Any, ...] = ()
+    frontier: tuple[FrontierPoint, ...] = ()
     per_class: tuple[ClassReport, ...] = ()
     varies_with: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION

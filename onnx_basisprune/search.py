@@ -26,11 +26,12 @@ from onnx_basisprune.runtime.evaluation import compare, estimate_standard_error
 # recovery at that one.
 _LEAST = 0.001
 _QUICK_RATIO, _FINE_RATIO = 1.3, 1.07
-# The next budget as a fraction of the smallest that was accepted, where none has been too small yet: at first, and what
+# Where none has been too small yet, the next budget as a fraction of the smallest that was accepted: at first, and what
 # may come of the line through two.
 _STRIDE = 0.7
 _STRIDES = (0.4, 0.85)
-# Else how far it lies from the accepted one to the other, whatever the line says: a drop far beyond the bound isn't on it.
+# Else how far it lies from the accepted one to the other, whatever the line says: a drop far beyond the bound isn't on
+# it.
 _SHARES = (0.25, 0.75)
 _MOST_LOOKS = 12
 _IMAGES_PER_POINT = 800
@@ -124,10 +125,10 @@ class Search:
             return None
         reserve = -self._excess[best] if accepted else self.bound
         share = min(max(reserve / (reserve + self._excess[least]), _SHARES[0]), _SHARES[1])
-        return best ** (1 - share) * least**share
+        return exp((1 - share) * log(best) + share * log(least))
 
     def _extrapolate(self, best: float, other: float) -> float:
-        """Return the ratio to the smallest accepted budget at which the line through it and the next meets the bound."""
+        """Return how far below the smallest accepted budget the line through it and the next meets the bound."""
         rise = (self._excess[best] - self._excess[other]) / log(other / best)
         ratio = exp(self._excess[best] / rise) if rise > 0 else 0.0
         return min(max(ratio, _STRIDES[0]), _STRIDES[1])

@@ -25,7 +25,7 @@ OWNED = {
     "reporting": {"jinja2"},
     "cli": {"click", "rich", "tomli"},
 }
-REPORT_MODULES = {"results", "course_report", "benchmark_report", "inspection_report"}
+REPORT_MODULES = {"results", "figures", "course_report", "benchmark_report", "inspection_report"}
 FREE_MODULES = REPORT_MODULES | {"errors", "config", "measurement_config", "limits", "numbers"}
 # Which rooms and top-level modules each room may import, besides itself.
 SEES = {

@@ -54,6 +54,7 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "time_limit": (["--time-limit", "1.5m"], 90.0),
     "align": (["--align", "8"], 8),
     "allow_slower": (["--allow-slower"], True),
+    "frontier": (["--frontier"], True),
     "cache": (["--no-cache"], False),
     "latency_table": (["--latency-table", "t.json"], Path("t.json")),
     "provider": (["--provider", "CUDA"], "CUDA"),

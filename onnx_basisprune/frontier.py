@@ -1,0 +1,106 @@
+"""The trade-off: several sizes of one model, each recovered, evaluated and timed, from one set of statistics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from onnx_basisprune.candidates import Candidate, build_candidate
+from onnx_basisprune.choosing import Outlook
+from onnx_basisprune.graph.model_io import save_model
+from onnx_basisprune.opening import predict_all
+from onnx_basisprune.progress import TimeUpError
+from onnx_basisprune.results import FrontierPoint
+from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
+from onnx_basisprune.runtime.session import Session
+from onnx_basisprune.timing import time_pair
+
+# Fractions to keep, in the budget's unit: so many, from here down to there or to the smallest that there is.
+_COUNT = 8
+_LARGEST, _SMALLEST = 0.8, 0.08
+# One that keeps so much the same as the model that is written, or as the last one, shows nothing new.
+_LEAST_RATIO = 1.05
+# How long a model is timed, at most.
+_LOOK_SECONDS = 5.0
+
+
+def explore_frontier(outlook: Outlook, chosen: Candidate) -> tuple[FrontierPoint, ...]:
+    """Carry out plans for several budgets, and measure each, with the model that is written among them.
+
+    Where there is a time limit, those that don't fit in are left out, and the run says so.
+
+    Args:
+        outlook: Makes the plans, in the unit of the budget.
+        chosen: The model that is written.
+
+    Returns:
+        The points, the largest first.
+    """
+    run = outlook.run
+    own = chosen.planned.left / outlook.whole
+    points = [(own, measure_point(outlook, chosen, own, is_chosen=True))]
+    limit = run.config.time_limit
+    run.recorder.deadline = None if limit is None else run.recorder.started + limit
+    try:
+        for target in choose_targets(outlook.plan(_SMALLEST).left / outlook.whole):
+            planned = outlook.plan(target)
+            kept = planned.left / outlook.whole
+            if all(_is_other(kept, known) for known, _ in points):
+                candidate = build_candidate(run, outlook.prospect, planned)
+                points.append((kept, measure_point(outlook, candidate, target, is_chosen=False)))
+    except TimeUpError:
+        run.recorder.warn(f"the trade-off has {len(points)} points only: the time limit of {limit:g} s is over.")
+    finally:
+        run.recorder.deadline = None
+    return tuple(point for _, point in sorted(points, key=lambda item: -item[0]))
+
+
+def choose_targets(least: float) -> list[float]:
+    """Return the fractions to keep, each smaller than the last by the same ratio.
+
+    Args:
+        least: The smallest of them.
+    """
+    return [float(target) for target in np.geomspace(max(_LARGEST, least**0.5), least, _COUNT)]
+
+
+def measure_point(outlook: Outlook, candidate: Candidate, target: float, *, is_chosen: bool) -> FrontierPoint:
+    """Evaluate and time a candidate.
+
+    Args:
+        outlook: Made its plan.
+        candidate: What came of it.
+        target: The fraction that its plan was to keep.
+        is_chosen: Whether it is written.
+    """
+    run, forecast = outlook.run, candidate.planned.forecast
+    images, baseline = (run.validation, run.baseline) if run.trial is None else (run.trial.images, run.trial.baseline)
+    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
+        path = save_model(run.restore_form(candidate.model), Path(folder, "point.onnx"))[0]
+        session = Session(path, threads=run.config.threads, provider=run.config.provider)
+        predictions = predict_all(
+            replace(run.subject, session=session), images, run.config.batch_size, "frontier", run.recorder
+        )
+        timing = time_pair(path, run.network.input_shape[1:], run.config, _LOOK_SECONDS)
+    drop = compare(baseline, predictions)
+    run.recorder.note(f"{candidate.planned.left / outlook.whole:.1%} kept: {drop.estimate:.2f} pp lower")
+    return FrontierPoint(
+        unit=outlook.unit,
+        target=target,
+        chosen=is_chosen,
+        recovered=candidate.recovery is not None and candidate.recovery.kept,
+        macs=forecast.macs,
+        parameters=forecast.parameters,
+        speedup=timing.speedup,
+        accuracy=summarize_accuracy(predictions, baseline),
+        drop_pp=drop,
+    )
+
+
+def _is_other(kept: float, known: float) -> bool:
+    """Return whether two sizes are far enough from each other."""
+    low, high = sorted((kept, known))
+    return high > _LEAST_RATIO * low
