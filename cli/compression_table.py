@@ -10,6 +10,7 @@ from onnx_basisprune.cli.tables import build_table, list_blocked, print_lines, s
 from onnx_basisprune.numbers import (
     UNKNOWN,
     show_amount,
+    show_budget,
     show_change,
     show_gate,
     show_interval,
@@ -27,8 +28,8 @@ from onnx_basisprune.results import (
     TimingReport,
 )
 
-# What a budget counts, in words.
-_UNITS = {"macs": "the MACs", "params": "the parameters", "latency": "the time"}
+# What a layer's times need beside the other columns.
+_LEAST_WIDTH = 110
 
 
 def print_compression(console: Console, report: CompressionReport, *, layers: bool) -> None:
@@ -98,7 +99,7 @@ def _print_frontier(console: Console, report: CompressionReport) -> None:
     for point in report.frontier:
         accuracy = point.accuracy.agreement if point.accuracy.top1 is None else point.accuracy.top1
         table.add_row(
-            "written" if point.chosen else f"{point.target:.0%} of {_UNITS[point.unit]}",
+            "written" if point.chosen else show_budget(point.unit, point.target),
             show_percent(point.macs / report.original.macs if report.original.macs else 1.0),
             show_percent(point.parameters / report.original.parameters if report.original.parameters else 1.0),
             UNKNOWN if point.speedup is None else f"{point.speedup.median:.2f}x",
@@ -168,7 +169,8 @@ def _name_threads(threads: object) -> str:
 
 def _print_layers(console: Console, layers: Sequence[LayerReport]) -> None:
     """Print a row per Conv: its rank and what it costs before and after."""
-    table = build_table(["Conv"], ["rank", "MACs", "parameters", "removed score"])
+    timed = console.width >= _LEAST_WIDTH and any(layer.ms_before is not None for layer in layers)
+    table = build_table(["Conv"], ["rank", "MACs", "parameters", *["predicted time"] * timed, "removed score"])
     unchanged: dict[str, list[str]] = {}
     for layer in layers:
         name = show_name(layer.name)
@@ -177,8 +179,9 @@ def _print_layers(console: Console, layers: Sequence[LayerReport]) -> None:
         table.add_row(
             name,
             f"{layer.rank:,} of {layer.full_rank:,}" if layer.decomposed else "full",
-            _show_step(layer.macs_before, layer.macs_after),
-            _show_step(layer.parameters_before, layer.parameters_after),
+            _show_step(show_amount(layer.macs_before), show_amount(layer.macs_after)),
+            _show_step(show_amount(layer.parameters_before), show_amount(layer.parameters_after)),
+            *[_show_step(show_ms(layer.ms_before), show_ms(layer.ms_after))] * timed,
             f"{layer.removed_score:.3g}" if layer.decomposed else UNKNOWN,
         )
     console.print(table)
@@ -203,6 +206,6 @@ def _print_groups(console: Console, groups: Sequence[GroupReport]) -> None:
     console.print()
 
 
-def _show_step(before: int, after: int) -> str:
-    """Return an amount before and after, or once where nothing changed."""
-    return show_amount(before) if before == after else f"{show_amount(before)} -> {show_amount(after)}"
+def _show_step(before: str, after: str) -> str:
+    """Return a figure before and after, or once where nothing changed."""
+    return before if before == after else f"{before} -> {after}"

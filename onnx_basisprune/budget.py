@@ -137,3 +137,37 @@ def forecast_cost(network: Network, plan: Plan) -> Forecast:
         macs += after[0] - (row.macs or 0)
         parameters += after[1] - row.parameters
     return Forecast(macs, parameters, layers)
+
+
+def predict_times(network: Network, prices: Prices, plan: Plan) -> dict[str, float]:
+    """Return what each Conv takes within the model once a plan is carried out, as the walk reckons it.
+
+    Args:
+        network: What the prices are of.
+        prices: Measured times.
+        plan: What is kept.
+
+    Returns:
+        Conv name → milliseconds for one run; one that onnxruntime shows no time of is left out.
+    """
+    removed = list_removed(network, plan)
+    sides = {
+        (item.node, item.axis): (len(item.labels), int(np.isin(item.labels, removed).sum()))
+        for item in network.channels.couplings
+        if item.input_index == 1
+    }
+    times = {}
+    for layer in network.layers:
+        outs, ins = (sides.get((layer.name, axis), (1, 0)) for axis in (0, 1))
+        price, rank = prices.layers.get(layer.name), plan.components.get(layer.name)
+        if price is not None:
+            shape = network.program.initializers[layer.weight].shape
+            left = shape[1] - ins[1], shape[0] - outs[1]
+            times[layer.name] = price.whole(*left)
+            if rank is not None:
+                times[layer.name] = float(price.pair(left[0], np.array([len(rank)]), left[1])[0])
+        elif layer.name in prices.nodes:
+            # Its time goes with its weight's size.
+            share = prod(1 - gone / size for size, gone in (ins, outs))
+            times[layer.name] = prices.nodes[layer.name] * share
+    return {name: time / 1000 for name, time in times.items()}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from onnx_basisprune.assessment import assess_network
-from onnx_basisprune.budget import Budget, PlannedCut
+from onnx_basisprune.budget import Budget, PlannedCut, predict_times
 from onnx_basisprune.costing import Unit, sum_latency
 from onnx_basisprune.fitting import fit_latency
 from onnx_basisprune.graph.model_io import save_model
+from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.pricing import Pricing, choose_align
 from onnx_basisprune.results import TimingReport
 from onnx_basisprune.rounds import Prospect, assess_in_rounds
@@ -60,6 +62,18 @@ class Outlook:
         predicted = planned.left / self.whole * self.scale if self.unit == "latency" else None
         align = choose_align(self.run.config, self.unit, prices.block)
         return TimingReport(self.pricing.digest, prices.block, align, predicted)
+
+    def predict_layers(self, planned: PlannedCut) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """Return each Conv's milliseconds before and after, by the latency table; empty where time doesn't matter."""
+        network, prospect = self.run.network, self.prospect
+        if self.pricing is None or prospect.prices is None:
+            return {}, {}
+        # The table has all of the original's times since it was assessed: nothing is measured here.
+        before = prospect.prices if prospect.network is network else self.pricing.price(network)
+        return (
+            predict_times(network, before, Plan({}, {})),
+            predict_times(prospect.network, prospect.prices, planned.plan),
+        )
 
     def time_model(self, model: ModelProto) -> float:
         """Return the time of a model as a fraction of the original's."""

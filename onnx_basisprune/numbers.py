@@ -11,6 +11,8 @@ _STEP = 1000.0
 UNKNOWN = "-"
 # Gates whose bound is the least that will do; of all others it is the most.
 _AT_LEAST = frozenset({"min_speedup", "min_accuracy", "not_slower"})
+# What a budget counts, in words.
+_COUNTED = {"macs": "MACs", "params": "parameters", "latency": "time"}
 # Gate → what its numbers are multiplied by and followed by, for people.
 _UNITS = {
     "max_drop": (1, " pp"),
@@ -63,6 +65,17 @@ def show_ms(value: float | None) -> str:
 def show_percent(fraction: float | None) -> str:
     """Return a fraction as percent."""
     return UNKNOWN if fraction is None or not isfinite(fraction) else f"{100 * fraction:.2f} %"
+
+
+def show_budget(unit: str, target: float) -> str:
+    """Return a budget in words: `50 % of the MACs`."""
+    share = f"{100 * target:.3g} %" if isfinite(target) else UNKNOWN
+    return f"{share} of the {show_unit(unit)}"
+
+
+def show_unit(unit: str) -> str:
+    """Return what a budget of a unit counts."""
+    return _COUNTED.get(unit) or show_name(unit)
 
 
 def show_change(before: float | None, after: float | None) -> str:

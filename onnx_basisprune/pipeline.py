@@ -123,7 +123,7 @@ def describe_plan(
         compressed=ModelMeasurement(forecast.macs, forecast.parameters, None, run.network.cost.uncounted_ops),
         speedup=None,
         drop_pp=None,
-        layers=summarize_layers(run.network, planned, component_counts),
+        layers=summarize_layers(run.network, planned, component_counts, outlook.predict_layers(planned)),
         groups=summarize_groups(run.network.channels.groups, prospect.list_gone(planned)),
         gates=(),
         recovery=None,

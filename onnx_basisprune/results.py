@@ -47,6 +47,9 @@ class LayerReport:
         parameters_before: Weights and biases in the input model.
         parameters_after: The same in the compressed model.
         removed_score: Sum of the removed components' scores: the predicted loss of this layer.
+        ms_before: Milliseconds within the original model, of one run of the benchmark's batch, predicted from the
+            latency table; `None` where time wasn't looked at, or this node's isn't known.
+        ms_after: The same of what it became, by the table alone: plans held to the clock are scaled as a whole.
     """
 
     name: str
@@ -60,6 +63,8 @@ class LayerReport:
     parameters_before: int
     parameters_after: int
     removed_score: float
+    ms_before: float | None = None
+    ms_after: float | None = None
 
 
 @dataclass(frozen=True)

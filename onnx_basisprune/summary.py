@@ -27,7 +27,10 @@ _NOT_SCORED = "no component of it was scored: not asked for, or the class scores
 
 
 def summarize_layers(
-    network: Network, planned: PlannedCut, component_counts: Mapping[str, int]
+    network: Network,
+    planned: PlannedCut,
+    component_counts: Mapping[str, int],
+    times: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {}),
 ) -> tuple[LayerReport, ...]:
     """Return one row per Conv of the original network, in graph order.
 
@@ -35,6 +38,7 @@ def summarize_layers(
         network: The original network.
         planned: What is done to it.
         component_counts: Conv name → components of its basis.
+        times: Conv name → predicted milliseconds before and after, of those whose time is known.
     """
     rows = {row.name: row for row in network.cost.nodes}
     reports = []
@@ -55,6 +59,8 @@ def summarize_layers(
                 parameters_before=before.parameters,
                 parameters_after=after[1],
                 removed_score=planned.losses.get(layer.name, 0.0),
+                ms_before=times[0].get(layer.name),
+                ms_after=times[1].get(layer.name),
             )
         )
     return tuple(reports)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 import pytest
 
 from onnx_basisprune.assessment import Assessment
-from onnx_basisprune.budget import Budget, PlannedCut, list_removed, plan_cut
+from onnx_basisprune.budget import Budget, PlannedCut, list_removed, plan_cut, predict_times
 from onnx_basisprune.costing import Prices, TermBuilder, Unit, find_main_weight, sum_latency
 from onnx_basisprune.graph.shapes import infer_shapes
 from onnx_basisprune.graph.surgery import remove_channels
 from onnx_basisprune.network import Network
+from onnx_basisprune.planning.types import Plan
 
 ReadNetwork = Callable[[str], Network]
 InventPrices = Callable[..., Prices]
@@ -86,6 +88,25 @@ def test_what_is_left_is_what_the_cut_network_takes(
         planned = plan(network, prices, invent_assessment, target, align=align)
         assert planned.left == pytest.approx(price_cut(network, planned, prices), rel=1e-9)
         assert planned.reached == (planned.left <= target * sum_latency(network, prices))
+
+
+@pytest.mark.parametrize("target", [1.0, 0.7, 0.4])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_convs_times_add_up_to_what_is_left(
+    read: ReadNetwork, invent_prices: InventPrices, invent_assessment: InventAssessment, name: str, target: float
+) -> None:
+    network = read(name)
+    invented = invent_prices(network)
+    convs = {layer.name for layer in network.layers}
+    # With no time but the Convs', theirs must be the forecast's.
+    prices = replace(invented, nodes={name: time for name, time in invented.nodes.items() if name in convs}, fixed=0.0)
+    planned = plan(network, prices, invent_assessment, target, align=8)
+    times = predict_times(network, prices, planned.plan)
+    assert set(times) == convs
+    assert 1000 * sum(times.values()) == pytest.approx(planned.left, rel=1e-9)
+    if target < 1:
+        assert planned.plan.channels
+        assert sum(times.values()) < sum(predict_times(network, prices, Plan({}, {})).values())
 
 
 @pytest.mark.parametrize("unit", ["latency", "macs", "params"])

@@ -178,6 +178,9 @@ def test_layers() -> None:
     assert (kept.decomposed, kept.rank, kept.full_rank, kept.macs_after) == (False, 8, 8, 4 * 48)
     assert kept.reason
     assert (deep.decomposed, deep.rank, deep.full_rank, deep.reason) == (False, 0, 0, "depthwise")
+    assert {cut.ms_before, cut.ms_after, deep.ms_after} == {None}
+    timed = summarize_layers(network, planned, {"cut": 8}, ({"cut": 2.0, "kept": 1.0}, {"cut": 0.5, "kept": 1.0}))
+    assert [(item.ms_before, item.ms_after) for item in timed] == [(2.0, 0.5), (1.0, 1.0), (None, None)]
     # Where only channels are pruned, bases aren't looked at.
     _, unseen, _ = summarize_layers(network, planned, {"cut": 8})
     assert (unseen.full_rank, unseen.rank) == (0, 0)

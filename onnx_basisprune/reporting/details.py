@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
-from onnx_basisprune.numbers import UNKNOWN, show_amount, show_change
+from onnx_basisprune.numbers import UNKNOWN, show_amount, show_change, show_ms
 from onnx_basisprune.reporting.plots import BarChart, LinePlot, draw_bars, plot_points
 from onnx_basisprune.results import ClassReport, GroupReport, LayerReport, RecoveryReport
 
@@ -23,18 +24,30 @@ class LayerRow:
     rank: float
     macs_before: float
     macs_after: float
+    ms_before: float
+    ms_after: float
     change: str
 
 
 @dataclass(frozen=True)
 class LayerSection:
-    """All layers: an overview, and a row for each."""
+    """All layers: an overview, and a row for each.
+
+    Attributes:
+        chart: A column per layer, multiply-adds before and after.
+        rows: In the graph's order.
+        largest: The most multiply-adds that a layer has.
+        decomposed: How many became pairs.
+        narrowed: How many others have fewer multiply-adds.
+        times: Sums of the predicted times before and after, in words; `None` where time wasn't looked at.
+    """
 
     chart: BarChart
     rows: tuple[LayerRow, ...]
     largest: str
     decomposed: int
     narrowed: int
+    times: tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -79,19 +92,26 @@ class TimingRow:
 def describe_layers(layers: Sequence[LayerReport]) -> LayerSection:
     """Return the layers in the graph's order."""
     most = max((max(layer.macs_before, layer.macs_after) for layer in layers), default=0) or 1
+    times = [(layer.ms_before or 0.0, layer.ms_after or 0.0) for layer in layers]
+    slowest = max((ms for pair in times for ms in pair if isfinite(ms)), default=0.0)
     rows = tuple(
         LayerRow(
             layer=layer,
             rank=_measure_share(layer.rank, layer.full_rank),
             macs_before=_measure_share(layer.macs_before, most),
             macs_after=_measure_share(layer.macs_after, most),
+            ms_before=_measure_share(before, slowest),
+            ms_after=_measure_share(after, slowest),
             change=show_change(layer.macs_before, layer.macs_after),
         )
-        for layer in layers
+        for layer, (before, after) in zip(layers, times, strict=True)
     )
+    is_timed = any(layer.ms_before is not None for layer in layers)
+    total = (show_ms(sum(before for before, _ in times)), show_ms(sum(after for _, after in times)))
     chart = draw_bars([[layer.macs_before for layer in layers], [layer.macs_after for layer in layers]])
     narrowed = sum(not layer.decomposed and layer.macs_after < layer.macs_before for layer in layers)
-    return LayerSection(chart, rows, show_amount(most), sum(layer.decomposed for layer in layers), narrowed)
+    decomposed = sum(layer.decomposed for layer in layers)
+    return LayerSection(chart, rows, show_amount(most), decomposed, narrowed, total if is_timed else None)
 
 
 def describe_groups(groups: Sequence[GroupReport]) -> GroupSection:

@@ -12,7 +12,7 @@ from math import ceil, floor, log10
 
 # Size of a plot with axes, in the drawing's own units: at this width its text has the size of the page's small print.
 WIDTH, HEIGHT = 400.0, 220.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 40.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 20.0, 12.0, 40.0
 _ROW = 30.0
 _LABELS = 76.0
 # One column of a bar chart, and what of it is left empty while columns are few.
@@ -43,12 +43,21 @@ class Mark:
 
 @dataclass(frozen=True)
 class LinePlot:
-    """Points over two axes; `path` joins them in their order, and is empty where they aren't to be joined."""
+    """Points over two axes.
+
+    Attributes:
+        x_ticks: Marks of the x axis.
+        y_ticks: Marks of the y axis.
+        marks: The points.
+        path: Joins them in their order; empty where they aren't to be joined.
+        reference: Where a line across marks a value of y to compare with.
+    """
 
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     marks: tuple[Mark, ...]
     path: str
+    reference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ def plot_points(
     *,
     joined: bool,
     highlighted: Sequence[bool] = (),
+    reference: float | None = None,
 ) -> LinePlot | None:
     """Return a plot of points over axes with round ticks, `None` where fewer than two can be drawn.
 
@@ -97,6 +107,7 @@ def plot_points(
         show: How figures on the x and on the y axis are written.
         joined: Whether a line joins them in their order.
         highlighted: Which of them stand out; empty for none.
+        reference: A value of y to mark.
     """
     marks = list(highlighted) or [False] * len(points)
     kept = [
@@ -107,10 +118,12 @@ def plot_points(
     if len(kept) < 2:
         return None
     x_axis = _make_axis([point[0] for point, _, _ in kept], LEFT, WIDTH - RIGHT, show[0])
-    y_axis = _make_axis([point[1] for point, _, _ in kept], HEIGHT - BOTTOM, TOP, show[1])
+    level = reference if reference is not None and _is_drawable(reference) else None
+    heights = [point[1] for point, _, _ in kept] + ([] if level is None else [level])
+    y_axis = _make_axis(heights, HEIGHT - BOTTOM, TOP, show[1])
     drawn = tuple(Mark(x_axis.place(x), y_axis.place(y), label, mark) for (x, y), label, mark in kept)
     path = "M" + "L".join(f"{mark.x:.1f} {mark.y:.1f}" for mark in drawn) if joined else ""
-    return LinePlot(x_axis.ticks, y_axis.ticks, drawn, path)
+    return LinePlot(x_axis.ticks, y_axis.ticks, drawn, path, None if level is None else y_axis.place(level))
 
 
 def plot_intervals(
@@ -127,7 +140,7 @@ def plot_intervals(
     if not kept:
         return None
     values = [value for row in kept for value in row[1:]] + ([] if reference is None else [reference])
-    axis = _make_axis(values, _LABELS, WIDTH - RIGHT - 8, show)
+    axis = _make_axis(values, _LABELS, WIDTH - RIGHT, show)
     whiskers = tuple(
         Whisker(label, _ROW * (index + 0.6), axis.place(low), axis.place(estimate), axis.place(high))
         for index, (label, low, estimate, high) in enumerate(kept)

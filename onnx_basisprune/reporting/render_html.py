@@ -8,8 +8,17 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from onnx_basisprune.errors import MissingLibraryError
-from onnx_basisprune.numbers import UNKNOWN, is_lower_bound, show_amount, show_bound, show_count, show_percent
-from onnx_basisprune.reporting import details, headline, plots
+from onnx_basisprune.numbers import (
+    UNKNOWN,
+    is_lower_bound,
+    show_amount,
+    show_bound,
+    show_count,
+    show_ms,
+    show_percent,
+    show_unit,
+)
+from onnx_basisprune.reporting import details, headline, plots, tradeoff
 from onnx_basisprune.results import CompressionReport
 
 if TYPE_CHECKING:
@@ -48,6 +57,7 @@ def render_html(report: CompressionReport) -> str:
         gates=headline.order_gates(report.gates),
         comparisons=headline.list_comparisons(report),
         intervals=headline.plot_comparisons(report),
+        tradeoff=tradeoff.describe_tradeoff(report),
         layers=details.describe_layers(report.layers),
         groups=details.describe_groups(report.groups),
         classes=details.describe_classes(report.per_class),
@@ -57,6 +67,7 @@ def render_html(report: CompressionReport) -> str:
         environment=details.list_settings(report.environment),
         plots=plots,
         is_lower_bound=is_lower_bound,
+        show_unit=show_unit,
     )
 
 
@@ -100,6 +111,7 @@ def _open_templates() -> Environment:
         amount=show_amount,
         count=show_count,
         number=show_number,
+        milliseconds=show_ms,
         reading=show_bound,
         percent=show_percent,
         figure=typeset_figure,

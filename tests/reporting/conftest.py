@@ -8,6 +8,7 @@ from onnx_basisprune.results import (
     Accuracy,
     ClassReport,
     CompressionReport,
+    FrontierPoint,
     Gate,
     GroupReport,
     Interval,
@@ -20,6 +21,21 @@ from onnx_basisprune.results import (
     Speedup,
     TimingReport,
 )
+
+
+def make_point(target: float, macs: int, top1: float, *, speedup: float, chosen: bool = False) -> FrontierPoint:
+    """Return a size of a model whose original has 100 MACs and 50 parameters, and 90 % of 80 images right."""
+    return FrontierPoint(
+        unit="macs",
+        target=target,
+        chosen=chosen,
+        recovered=not chosen,
+        macs=macs,
+        parameters=macs // 3,
+        speedup=Speedup(speedup, speedup - 0.1, speedup + 0.1),
+        accuracy=Accuracy(80, top1, None, top1, Interval(top1, top1 - 0.1, top1 + 0.08)),
+        drop_pp=Interval(100 * (0.9 - top1), 100 * (0.9 - top1) - 4, 100 * (0.9 - top1) + 4),
+    )
 
 
 @pytest.fixture
@@ -36,7 +52,7 @@ def full_report() -> CompressionReport:
         ),
         speedup=Speedup(1.5, 1.4, 1.6),
         drop_pp=Interval(10.0, -12.5, 40.0),
-        layers=(LayerReport("c", "Conv", True, "", 8, 3, 9, 5, 4, 2, 0.5),),
+        layers=(LayerReport("c", "Conv", True, "", 8, 3, 9, 5, 4, 2, 0.5, 0.25, 0.125),),
         groups=(GroupReport("c", 8, 8, "it is the model's output"),),
         gates=(Gate("max_drop", 1.0, 10.0, False), Gate("not_slower", 1.0, 1.5, True)),
         recovery=RecoveryReport("scale", 2, True, 0.5, 0.25, ((0, 0.5, 0.0), (2, 0.25, 1e-3)), 1e-3, "float32", 99.0),
@@ -44,5 +60,10 @@ def full_report() -> CompressionReport:
         timing=TimingReport("ab" * 32, 16, 8, 0.6, 0.62, 2),
         search=SearchReport("latency", 1.0, 80, (SearchLook(0.5, 0.51, True, 0.2, 0.1, True, 2.5),), 1, False),
         warnings=("careful",),
+        frontier=(
+            make_point(0.8, 78, 0.85, speedup=1.25),
+            make_point(0.6, 60, 0.8, speedup=1.5, chosen=True),
+            make_point(0.25, 24, 0.55, speedup=2.5),
+        ),
         per_class=(ClassReport(0, "cat", 4, 1.0, 0.75, 25.0), ClassReport(2, None, 6, 5 / 6, 5 / 6, 0.0)),
     )

@@ -45,14 +45,21 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def long_report(full_report: CompressionReport) -> CompressionReport:
     """Return a report with many layers, names that don't break and names that try to be more than text."""
+    assert full_report.search is not None
     names = [f"/features/{'deep' * 20}/{i}/Conv" for i in range(60)] + ["<script>document.title='taken'</script>"]
     return replace(
         full_report,
         layers=tuple(
-            LayerReport(name, "Conv", True, "", 64, i, 10**9, 10**7 * i, 9, 9, 0.1) for i, name in enumerate(names)
+            LayerReport(name, "Conv", True, "", 64, i, 10**9, 10**7 * i, 9, 9, 0.1, 1.5, i / 40)
+            for i, name in enumerate(names)
         ),
         groups=tuple(GroupReport(name, 64, 32, "") for name in names) + full_report.groups,
         per_class=tuple(ClassReport(i, name, 50, 0.9, 0.9 - i / 200, i / 2 - 5) for i, name in enumerate(names)),
+        frontier=tuple(
+            replace(full_report.frontier[i % 3], unit=name, target=i / 61, macs=100 - i, parameters=50 - i // 2)
+            for i, name in enumerate(names)
+        ),
+        search=replace(full_report.search, minimize=names[0], looks=full_report.search.looks * 30),
         warnings=("W" * 300, "<img src=x onerror=\"document.title='taken'\">"),
     )
 
@@ -70,7 +77,7 @@ def test_the_page_is_sound(
     width: int,
 ) -> None:
     path = tmp_path / "report.html"
-    path.write_text(render_html(full_report if kind == "full" else long_report), encoding="utf-8")
+    path.write_text(render_html(full_report if kind == "full_report" else long_report), encoding="utf-8")
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     messages: list[str] = []
     page.on("console", lambda message: messages.append(message.text))

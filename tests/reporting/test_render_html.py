@@ -63,7 +63,19 @@ def read_text(report: CompressionReport) -> str:
 
 def test_a_page_has_every_part(full_report: CompressionReport) -> None:
     page = Page(render_html(full_report))
-    ids = {"verdict", "gates", "warnings", "comparison", "layers", "recovery", "classes", "groups", "run"}
+    ids = {
+        "verdict",
+        "gates",
+        "warnings",
+        "comparison",
+        "tradeoff",
+        "layers",
+        "search",
+        "recovery",
+        "classes",
+        "groups",
+    }
+    ids.add("run")
     assert ids <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
     assert "script" not in page.tags
@@ -98,6 +110,66 @@ def test_the_verdict_says_no_more_than_was_measured(full_report: CompressionRepo
 def test_the_verdict_follows_the_gates(full_report: CompressionReport, gates: tuple[Gate, ...], label: str) -> None:
     html = render_html(replace(full_report, gates=gates))
     assert f"<title>{label} · a.onnx · basisprune</title>" in html
+
+
+def test_the_trade_off_shows_each_size_with_its_intervals(full_report: CompressionReport) -> None:
+    page = Page(render_html(full_report))
+    text = " ".join(page.text.split())
+    assert "3 sizes of this model, all on the same 80 images. The dashed line is the original with 90.00 %" in text
+    assert page.ids.count("tradeoff-1-title") == page.ids.count("tradeoff-3-title") == 1
+    # A title and a description for each plot, the points' own titles, and the row that stands out.
+    assert (
+        "From 90.00 % with all of the multiply-adds to 55.00 % with 24 % left; the model that was written has "
+        "80.00 % with 60 % left. The table below has the figures." in text
+    )
+    assert "written: 66.7 % of the time left, 80.00 %" in text
+    assert "written 60.00 % 40.00 % 1.50×1.40 to 1.60× 80.00 %70.00 to 88.00 % 10.00 pp6.00 to 14.00 pp" in text
+    assert "25 % of the MACsrecovered 24.00 % 16.00 % 2.50×" in text
+    assert page.attributes.count(("r", "7")) == 3
+    assert text.count("the original: 100 % of the") == 3
+
+
+def test_a_trade_off_without_times_has_no_plot_of_them(full_report: CompressionReport) -> None:
+    untimed = tuple(replace(point, speedup=None) for point in full_report.frontier)
+    page = Page(render_html(replace(full_report, frontier=untimed)))
+    assert {"tradeoff-1-title", "tradeoff-2-title"} <= set(page.ids)
+    assert "tradeoff-3-title" not in page.ids
+    assert "% of the time left" not in page.text
+
+
+def test_a_trade_off_of_odd_figures_is_still_a_page(full_report: CompressionReport) -> None:
+    nan, huge = float("nan"), 2**63 - 1
+    point = full_report.frontier[0]
+    accuracy = replace(point.accuracy, top1=None, agreement=None, interval=Interval(nan, nan, nan))
+    odd = (
+        replace(point, target=nan, macs=huge, parameters=huge, speedup=Speedup(nan, nan, nan)),
+        replace(
+            point, target=1e300, speedup=Speedup(0.0, 0.0, 0.0), accuracy=accuracy, drop_pp=Interval(nan, nan, nan)
+        ),
+        replace(point, speedup=Speedup(1e-320, 0.0, 1e300), drop_pp=Interval(1e300, -1e300, 1e308)),
+    )
+    for original in (full_report.original, replace(full_report.original, macs=0, parameters=0)):
+        html = render_html(replace(full_report, frontier=odd, original=original))
+        assert "nan" not in Page(html).text
+        assert len(html) < 100_000
+
+
+def test_the_search_shows_what_it_tried(full_report: CompressionReport) -> None:
+    text = read_text(full_report)
+    assert "For the least time within 1 pp: 1 budget tried on 80 images" in text
+    assert "51.00 % 0.20 pp± 0.10 yes yes 2.5" in text
+    assert {"search", "tradeoff"}.isdisjoint(Page(render_html(replace(full_report, search=None, frontier=()))).ids)
+
+
+def test_layers_have_times_where_these_were_looked_at(full_report: CompressionReport) -> None:
+    (layer,) = full_report.layers
+    unknown = replace(layer, name="d", ms_before=None, ms_after=None)
+    text = read_text(replace(full_report, layers=(layer, unknown)))
+    assert "their time goes from 0.250 ms to 0.125 ms" in text
+    assert "0.250 ms → 0.125 ms" in text
+    untimed = read_text(replace(full_report, layers=(unknown,)))
+    assert "Predicted time" not in untimed
+    assert "latency table" not in untimed
 
 
 def test_no_drop_has_no_minus_sign(full_report: CompressionReport) -> None:
@@ -141,8 +213,15 @@ def test_without_labels_agreement_stands_in(full_report: CompressionReport) -> N
         original=replace(full_report.original, accuracy=None),
         compressed=replace(full_report.compressed, accuracy=replace(accuracy, top1=None, top5=None)),
         per_class=(),
+        frontier=tuple(
+            replace(
+                point, accuracy=replace(point.accuracy, top1=None, agreement=0.5), drop_pp=Interval(50.0, 40.0, 60.0)
+            )
+            for point in full_report.frontier
+        ),
     )
     text = read_text(unlabelled)
+    assert "The dashed line is the original with 100.00 %" in text
     assert "same answer as the original on 90.0 % of the images" in text
     assert "There were no labels" in text
     assert "Top-1" not in text
@@ -185,6 +264,8 @@ def rename_all(report: CompressionReport, name: str) -> CompressionReport:
         compressed=replace(report.compressed, uncounted_ops=(name,)),
         warnings=(name,),
         timings={name: 1.0},
+        frontier=tuple(replace(point, unit=name, chosen=False) for point in report.frontier),
+        search=report.search and replace(report.search, minimize=name),
     )
 
 
