@@ -18,7 +18,7 @@ from onnx_basisprune.results import FORMAT_VERSION, CompressionReport
 _BEYOND = 2**63
 # A key that only this kind of JSON has, for the error that tells what it is instead.
 _OTHER_KINDS = {"runs": "benchmark", "accuracy": "evaluate", "nodes": "inspect"}
-_EXPECTED = {bool: "true or false", int: "a whole number of at least 0", float: "a number", str: "text"}
+_EXPECTED = {bool: "true or false", int: "a whole number from 0 to 2^63", float: "a number", str: "text"}
 
 
 def read_report(path: Path) -> CompressionReport:

@@ -77,7 +77,9 @@ def test_a_byte_order_mark_does_no_harm(full_report: CompressionReport, tmp_path
         (lambda v: v["original"].pop("macs"), "'original.macs' is missing"),
         (lambda v: v["compressed"].update(macs=1.5), "'compressed.macs' is '1.5', not a whole number"),
         (lambda v: v["compressed"].update(macs=-1), "'compressed.macs' is '-1', not a whole number"),
-        (lambda v: v["compressed"].update(macs=10**400), "not a whole number"),
+        (lambda v: v["compressed"].update(macs=10**400), "not a whole number from 0 to 2^63"),
+        (lambda v: v["frontier"][0].update(parameters=2**63), "'frontier[0].parameters' is '9223372036854775808', not"),
+        (lambda v: v["layers"][0].update(ms_after=10**400), "'layers[0].ms_after' is a number too large"),
         (lambda v: v["compressed"].update(macs=True), "'compressed.macs' is 'true', not a whole number"),
         (lambda v: v["drop_pp"].update(low="0"), "'drop_pp.low' is '\"0\"', not a number"),
         (lambda v: v["drop_pp"].update(low=10**400), "'drop_pp.low' is a number too large"),
@@ -99,6 +101,7 @@ def test_what_is_no_report_is_told_with_its_place(
     assert message in text
     assert "report.json'" in text
     assert "\n" not in text
+    assert len(text) < 1000
 
 
 @pytest.mark.parametrize(
