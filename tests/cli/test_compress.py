@@ -269,6 +269,21 @@ def test_verbose_adds_layers_and_times(fake: FakeRun) -> None:
     assert "gradient pass: 0.0 s" in result.stderr.splitlines()
 
 
+@pytest.mark.parametrize(("width", "shown"), [("80", False), ("120", True)])
+def test_layers_show_their_predicted_times_where_these_fit(
+    fake: FakeRun, monkeypatch: pytest.MonkeyPatch, width: str, *, shown: bool
+) -> None:
+    conv1, conv2 = fake.report.layers
+    fake.report = make_report(layers=(dataclasses.replace(conv1, ms_before=0.5, ms_after=0.25), conv2))
+    monkeypatch.setenv("COLUMNS", width)
+    text = run("m.onnx", "--data", "d", "-v").stdout
+    assert ("predicted time" in text) == ("0.500 ms -> 0.250 ms" in text) == shown
+    assert "1.00 M -> 400 k" in text
+    monkeypatch.setenv("COLUMNS", "120")
+    fake.report = make_report()
+    assert "predicted time" not in run("m.onnx", "--data", "d", "-v").stdout
+
+
 def test_a_dry_run_shows_predictions_and_layers(fake: FakeRun) -> None:
     fake.report = make_report(
         config={"output": None, "dry_run": True},
@@ -414,6 +429,25 @@ def run_quickly(folder: Path, name: str, *options: str) -> tuple[Result, dict[st
     return result, json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
 
 
+def check_times(report: dict[str, Any]) -> None:
+    """Hold the layers' predicted times against what became of the layers."""
+    for row in report["layers"]:
+        assert 0 < row["ms_after"] <= row["ms_before"]
+        assert row["ms_after"] < row["ms_before"] or not row["decomposed"]
+    assert sum(row["ms_after"] for row in report["layers"]) < sum(row["ms_before"] for row in report["layers"])
+
+
+def test_times_are_told_where_they_were_looked_at(fake_clock: Any, tmp_path: Path) -> None:
+    _, once = run_quickly(tmp_path, "once", "--target-macs", "0.5")
+    check_times(once)
+    _, rounds = run_quickly(tmp_path, "rounds", "--target-macs", "0.5", "--rounds", "2")
+    check_times(rounds)
+    # Before is the original's, however many rounds there were.
+    assert [row["ms_before"] for row in rounds["layers"]] == [row["ms_before"] for row in once["layers"]]
+    _, free = run_quickly(tmp_path, "free", "--target-macs", "0.5", "--allow-slower")
+    assert {(row["ms_before"], row["ms_after"]) for row in free["layers"]} == {(None, None)}
+
+
 def test_a_budget_of_time_writes_a_model_and_tells_how_it_was_met(fake_clock: Any, tmp_path: Path) -> None:
     result, report = run_quickly(tmp_path, "small", "--target-latency", "0.6")
     assert result.exit_code == 0, result.output
@@ -429,6 +463,7 @@ def test_a_budget_of_time_writes_a_model_and_tells_how_it_was_met(fake_clock: An
     assert all(gate["passed"] for gate in gates.values())
     assert gates["target_latency"]["reached"] == pytest.approx(timing["measured"], rel=0.02)
     assert "by the clock" in result.stdout
+    check_times(report)
     assert all(row["rank"] % 4 == 0 for row in report["layers"] if row["decomposed"])
     # One table for this machine.
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".json"]
