@@ -92,7 +92,8 @@ class TimingRow:
 def describe_layers(layers: Sequence[LayerReport]) -> LayerSection:
     """Return the layers in the graph's order."""
     most = max((max(layer.macs_before, layer.macs_after) for layer in layers), default=0) or 1
-    times = [(layer.ms_before or 0.0, layer.ms_after or 0.0) for layer in layers]
+    known = [_read_times(layer) for layer in layers]
+    times = [pair or (0.0, 0.0) for pair in known]
     slowest = max((ms for pair in times for ms in pair if isfinite(ms)), default=0.0)
     rows = tuple(
         LayerRow(
@@ -106,12 +107,16 @@ def describe_layers(layers: Sequence[LayerReport]) -> LayerSection:
         )
         for layer, (before, after) in zip(layers, times, strict=True)
     )
-    is_timed = any(layer.ms_before is not None for layer in layers)
     total = (show_ms(sum(before for before, _ in times)), show_ms(sum(after for _, after in times)))
     chart = draw_bars([[layer.macs_before for layer in layers], [layer.macs_after for layer in layers]])
     narrowed = sum(not layer.decomposed and layer.macs_after < layer.macs_before for layer in layers)
     decomposed = sum(layer.decomposed for layer in layers)
-    return LayerSection(chart, rows, show_amount(most), decomposed, narrowed, total if is_timed else None)
+    return LayerSection(chart, rows, show_amount(most), decomposed, narrowed, total if any(known) else None)
+
+
+def _read_times(layer: LayerReport) -> tuple[float, float] | None:
+    """Return a layer's times before and after; `None` where one isn't known, so that sums compare the same layers."""
+    return None if layer.ms_before is None or layer.ms_after is None else (layer.ms_before, layer.ms_after)
 
 
 def describe_groups(groups: Sequence[GroupReport]) -> GroupSection:
