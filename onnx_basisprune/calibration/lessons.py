@@ -67,20 +67,13 @@ class Lessons:
         self._period = max(1, -(-_VIEWS * len(indices) // self.batch_size))
         self._targets: dict[int, list[torch.Tensor]] = {}
 
-    def draw(self, number: int, images: int) -> Iterator[Lesson]:
-        """Yield the lessons of a batch.
-
-        Args:
-            number: Which batch; after some, the first come again.
-            images: No lesson begins after so many.
-        """
+    def draw(self, number: int) -> Iterator[Lesson]:
+        """Yield the lessons of a batch; after some, the first come again."""
         settings, number = self._settings, number % self._period
         generator = np.random.default_rng((settings.seed, number))
         chosen = generator.choice(self._indices, self.batch_size, replace=False)
         targets = self._targets.setdefault(number, [])
         for index, part in enumerate(split_indices(chosen, settings.chunk_size)):
-            if index * settings.chunk_size >= images:
-                return
             x = augment_images(self._store.fetch(part), settings.augmentation, settings.layout, generator)
             x = to_channels_last(x)
             if index == len(targets):

@@ -21,12 +21,7 @@ from onnx_basisprune.calibration.course import Arrays, Course
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.gradient_pass import to_channels_last
 from onnx_basisprune.calibration.image_store import ImageStore, LoadImages
-from onnx_basisprune.calibration.learning_rate import (
-    DEFAULT_RATE,
-    compute_cycle,
-    count_trial_steps,
-    find_learning_rate,
-)
+from onnx_basisprune.calibration.learning_rate import choose_first_rate, compute_cycle
 from onnx_basisprune.calibration.lessons import Lesson, Lessons, split_indices
 from onnx_basisprune.calibration.loss import flatten_logits, is_binary
 from onnx_basisprune.calibration.precision import choose_precision, find_fastest_precision, round_products
@@ -35,8 +30,7 @@ from onnx_basisprune.planning.types import Head, Operation, Program
 from onnx_basisprune.results import RecoveryReport
 
 _TEMPERATURE = 2.0
-_ATTEMPTS = 3
-_TRIAL_IMAGES = 64
+_ATTEMPTS = 4
 _CHECKS = 20
 # A check takes about as long as a step.
 _LEAST_INTERVAL = 5
@@ -131,7 +125,7 @@ class Distillation:
         if not student.changes:  # no bias, no pair, no classifier, or no weight in float32
             return {}, RecoveryReport(self._settings.mode, 0, False, before, before, ((0, before, 0.0),))
         course = Course(before)
-        rate, begin = self._find_rate(), perf_counter()
+        rate, begin = choose_first_rate(self._settings.steps), perf_counter()
         while self._train(course, rate, progress) and course.attempts < _ATTEMPTS:
             rate /= 3
             if restart is not None:
@@ -153,46 +147,29 @@ class Distillation:
         """Return the compressed graph as it was given."""
         return make_student(self._executor, self._free, self._scaling)
 
-    def _find_rate(self) -> float:
-        """Return the highest learning rate of the course, from trials where there are enough steps for them."""
-        settings, batch_size = self._settings, self._lessons.batch_size
-        images = min(-(-_TRIAL_IMAGES // settings.chunk_size) * settings.chunk_size, batch_size)
-        steps = count_trial_steps(settings.steps * batch_size, images)
-
-        def measure_trial(rate: float) -> float:
-            student = self._make_student()
-            optimizer = _make_optimizer(student)
-            for step in range(steps):
-                self._take_step(student, optimizer, rate, step, images)
-            return self._measure_held_out(student)
-
-        return find_learning_rate(measure_trial) if steps else DEFAULT_RATE
-
     def _train(self, course: Course, highest_rate: float, progress: Callable[[int], None] | None) -> bool:
-        """Take all steps from the beginning, or as long as they help; return whether the rate was too high."""
+        """Take all steps from the beginning, or as long as they help; return whether a lower rate may do better."""
         student, steps = self._make_student(), self._settings.steps
         optimizer = _make_optimizer(student)
         interval, since = max(_LEAST_INTERVAL, -(-steps // _CHECKS)), 0
         course.begin_attempt()
         for step in range(steps):
             rate = highest_rate * compute_cycle(step, steps)
-            self._take_step(student, optimizer, rate, step, self._lessons.batch_size)
+            self._take_step(student, optimizer, rate, step)
             since += 1
             if progress is not None:
                 progress(1)
             if since == interval or step == steps - 1:
                 verdict = course.check(student, since, self._measure_held_out(student), rate)
                 if verdict != "go on":
-                    return verdict == "diverged"
+                    return verdict == "diverged" or not course.arrays
                 since = 0
-        return False
+        return not course.arrays
 
-    def _take_step(
-        self, student: Student, optimizer: torch.optim.Optimizer, rate: float, number: int, images: int
-    ) -> None:
-        """Learn from a batch, or from the first lessons of it that have so many images."""
+    def _take_step(self, student: Student, optimizer: torch.optim.Optimizer, rate: float, number: int) -> None:
+        """Learn from a batch."""
         optimizer.zero_grad()
-        for lesson in self._lessons.draw(number, images):
+        for lesson in self._lessons.draw(number):
             with round_products(self._precision):
                 loss = lesson.share * self._measure_loss(student, lesson)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ def make_lessons(teacher: Teacher, indices: NDArray[np.int64], settings: Recover
 
 def test_lessons_make_up_a_batch() -> None:
     lessons = make_lessons(Teacher(), np.arange(30))
-    drawn = list(lessons.draw(0, lessons.batch_size))
+    drawn = list(lessons.draw(0))
     assert [len(lesson.x) for lesson in drawn] == [4, 4, 2]
     assert sum(lesson.share for lesson in drawn) == pytest.approx(1.0)
     for lesson in drawn:
@@ -48,27 +48,18 @@ def test_no_image_twice_in_a_batch_and_only_those_to_learn_from() -> None:
     indices = np.arange(5, 17)
     lessons = make_lessons(Teacher(), indices, replace(SETTINGS, augmentation="none"))
     for number in range(20):
-        x = torch.cat([lesson.x for lesson in lessons.draw(number, 10)])
+        x = torch.cat([lesson.x for lesson in lessons.draw(number)])
         drawn = (x[:, 0, 0, 0] / 64).tolist()
         assert len(set(drawn)) == 10
         assert set(drawn) <= set(indices.tolist())
 
 
-def test_a_part_of_a_batch() -> None:
-    teacher = Teacher()
-    lessons = make_lessons(teacher, np.arange(30))
-    assert [len(lesson.x) for lesson in lessons.draw(0, 4)] == [4]
-    assert [len(lesson.x) for lesson in lessons.draw(0, 5)] == [4, 4]
-    assert [len(lesson.x) for lesson in lessons.draw(0, 10)] == [4, 4, 2]
-    assert teacher.images == 10
-
-
 def test_batches_differ_and_come_again_without_asking_the_teacher() -> None:
     teacher = Teacher()
     lessons = make_lessons(teacher, np.arange(30))
-    first = [torch.cat([lesson.x for lesson in lessons.draw(number, 10)]) for number in range(24)]
+    first = [torch.cat([lesson.x for lesson in lessons.draw(number)]) for number in range(24)]
     assert teacher.images == 240  # eight views of each image
-    again = [list(lessons.draw(24 + number, 10)) for number in range(24)]
+    again = [list(lessons.draw(24 + number)) for number in range(24)]
     assert teacher.images == 240
     for x, drawn in zip(first, again, strict=True):
         assert torch.equal(x, torch.cat([lesson.x for lesson in drawn]))
@@ -79,7 +70,7 @@ def test_batches_differ_and_come_again_without_asking_the_teacher() -> None:
 def test_few_images() -> None:
     lessons = make_lessons(Teacher(), np.array([3]))
     assert lessons.batch_size == 1
-    assert [len(lesson.x) for lesson in lessons.draw(5, 1)] == [1]
+    assert [len(lesson.x) for lesson in lessons.draw(5)] == [1]
 
 
 def test_split_indices() -> None:

@@ -12,9 +12,8 @@ from torch.nn import functional
 
 import onnx_basisprune.calibration.recovery as recovery
 from onnx_basisprune.calibration.executor import Executor
-from onnx_basisprune.calibration.lessons import Lesson
 from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings, distillation_loss
-from onnx_basisprune.calibration.student import RecoveryMode, Student
+from onnx_basisprune.calibration.student import RecoveryMode
 from onnx_basisprune.planning.types import Head, Operation, Program, TensorSpec
 
 SOFTMAX, SIGMOID = Head("softmax", "z", "p"), Head("sigmoid", "z", "p")
@@ -157,7 +156,7 @@ def test_a_seed_repeats_and_another_differs() -> None:
 def test_a_hopeless_learning_rate_returns_nothing_worse(
     monkeypatch: pytest.MonkeyPatch, rate: float, mode: RecoveryMode
 ) -> None:
-    monkeypatch.setattr(recovery, "DEFAULT_RATE", rate)
+    monkeypatch.setattr(recovery, "choose_first_rate", lambda _: rate)
     arrays, report = make_distillation(settings=replace(SETTINGS, mode=mode)).recover()
     assert report.held_out_loss_after <= report.held_out_loss_before
     assert report.kept == bool(arrays)
@@ -167,7 +166,7 @@ def test_a_hopeless_learning_rate_returns_nothing_worse(
 
 def test_a_rate_that_is_too_high_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     # An attempt with it diverges; a third, or a ninth, works.
-    monkeypatch.setattr(recovery, "DEFAULT_RATE", 30.0)
+    monkeypatch.setattr(recovery, "choose_first_rate", lambda _: 30.0)
     monkeypatch.setattr(recovery, "_ATTEMPTS", 8)
     arrays, report = make_distillation().recover()
     assert report.kept
@@ -207,7 +206,7 @@ def test_chunks_add_up_to_the_batch() -> None:
         distillation = make_distillation(settings=replace(SETTINGS, chunk_size=size, steps=1))
         student = distillation._make_student()
         optimizer = torch.optim.SGD(student.changes.values())
-        distillation._take_step(student, optimizer, 0.0, 0, 16)
+        distillation._take_step(student, optimizer, 0.0, 0)
         gradients.append([change.grad.clone() for change in student.changes.values() if change.grad is not None])
     assert len(gradients[0]) == 5
     for whole, parts in zip(*gradients, strict=True):
@@ -241,7 +240,7 @@ def test_fillers_of_a_fixed_batch_do_not_count() -> None:
 
 
 def test_each_attempt_counts_its_steps_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "DEFAULT_RATE", 30.0)
+    monkeypatch.setattr(recovery, "choose_first_rate", lambda _: 30.0)
     attempts = [0]
     _, report = make_distillation().recover(
         lambda steps: attempts.__setitem__(-1, attempts[-1] + steps), lambda: attempts.append(0)
@@ -249,45 +248,6 @@ def test_each_attempt_counts_its_steps_from_the_beginning(monkeypatch: pytest.Mo
     assert len(attempts) > 1
     assert max(attempts) <= SETTINGS.steps
     assert sum(attempts) == report.steps
-
-
-def test_trials_find_the_learning_rate_where_there_are_steps_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "DEFAULT_RATE", 77.0)
-    _, report = make_distillation(settings=replace(SETTINGS, steps=150)).recover()
-    assert report.learning_rate is not None
-    assert 1e-4 < report.learning_rate < 0.1
-    assert report.kept
-
-
-@pytest.mark.parametrize(("batch_size", "chunk_size", "trial"), [(16, 16, 16), (72, 72, 72), (72, 20, 72), (72, 8, 64)])
-def test_trials_take_few_images_and_leave_no_trace(
-    monkeypatch: pytest.MonkeyPatch, batch_size: int, chunk_size: int, trial: int
-) -> None:
-    settings = replace(SETTINGS, steps=150, batch_size=batch_size, chunk_size=chunk_size)
-    distillation = make_distillation(settings=settings)
-    rounds: list[int] = []
-    answered = 0
-    measure_loss, take_step = distillation._measure_loss, distillation._take_step
-
-    def count_images(student: Student, lesson: Lesson) -> torch.Tensor:
-        nonlocal answered
-        answered += len(lesson.x) if torch.is_grad_enabled() else 0
-        return measure_loss(student, lesson)
-
-    def count_steps(student: Student, optimizer: torch.optim.Optimizer, rate: float, number: int, images: int) -> None:
-        nonlocal answered
-        answered = 0
-        take_step(student, optimizer, rate, number, images)
-        rounds.append(answered)
-
-    monkeypatch.setattr(distillation, "_measure_loss", count_images)
-    monkeypatch.setattr(distillation, "_take_step", count_steps)
-    assert distillation._find_rate() > 0
-    assert set(rounds) == {trial}
-    assert sum(rounds) <= 0.1 * 150 * batch_size
-    before = make_student(2).initializers
-    for name, values in distillation._make_student().read_arrays().items():
-        np.testing.assert_array_equal(values, before[name])
 
 
 def test_ends_early_where_it_no_longer_helps() -> None:
