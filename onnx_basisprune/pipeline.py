@@ -148,9 +148,10 @@ def publish_model(run: Run, model: ModelProto, predicted: ModelMeasurement, outp
     run.recorder.start("validating")
     with make_staging_folder(output, force=config.force) as folder:
         staged = save_model(model, folder / output.name, external_data=len(run.subject.files) > 1)
-        written = load_model(staged[0])
+        load_model(staged[0])  # refuses a file that isn't a whole model
         try:
-            warning = validate_model(written, staged[0], run.subject.model, run.sample, predicted, run.measure_noise)
+            # The model as it is here against the file as it lies there: what went wrong in between shows, too.
+            warning = validate_model(model, staged[0], run.subject.model, run.sample, predicted, run.measure_noise)
         except ValidationError as error:
             raise keep_evidence(error, output, staged[0]) from error
         if warning is not None:

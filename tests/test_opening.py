@@ -92,9 +92,13 @@ def test_split_and_limit(tmp_path: Path) -> None:
     path = write_model(tmp_path)
     write_images(tmp_path)
     recorder = Recorder(Silence())
-    _, calibration, validation = open_data(open_subject(path), configure(tmp_path, limit=12), recorder)
+    config = configure(tmp_path, limit=12, target_macs=0.5)
+    _, calibration, validation = open_data(open_subject(path), config, recorder)
     # The limit is on what is calibrated on.
     assert (len(calibration), len(validation)) == (12, 10)
+    # A search needs as many again to choose on.
+    searched = open_data(open_subject(path), configure(tmp_path, limit=12), recorder)
+    assert [len(part) for part in searched[1:]] == [12, 20]
     names = [{part.dataset.name_of(i) for i in range(len(part))} for part in (calibration, validation)]
     assert not names[0] & names[1]
     assert "10 images" in recorder.warnings[0]
