@@ -24,7 +24,7 @@ Calibrate = Callable[..., Calibration]
 def assess_it(
     network: Network, calibrate: Calibrate, budget: Budget, whole: float, pricing: Any = None, **options: Any
 ) -> Prospect:
-    config = CompressionConfig(threads=1, **options)
+    config = CompressionConfig(threads=1, target_macs=0.2, **options)
     return assess_in_rounds(network, calibrate(network), budget, whole, config, pricing, Recorder(Silence()))
 
 
