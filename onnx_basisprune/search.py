@@ -164,8 +164,8 @@ class Search:
     def claim(self) -> tuple[Candidate, int]:
         """Return the smallest accepted candidate that holds the bound on the images for the claim, and the looks taken.
 
-        Who looks again after a failed claim picks what happens to look good on these images: from the second look on the
-        drop must hold with its standard error. Where none holds, the model stays as it is.
+        Who looks again after a failed claim picks what happens to look good on these images: from the second look on
+        the drop must hold with its standard error. Where none holds, the model stays as it is.
         """
         run = self.outlook.run
         for looks, target in enumerate(sorted(self.accepted), start=1):
