@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -18,13 +18,12 @@ from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
 from onnx_basisprune.memory import Built
-from onnx_basisprune.opening import Images, predict_all
+from onnx_basisprune.opening import Images
 from onnx_basisprune.refitting import refit_network
 from onnx_basisprune.results import RecoveryReport
 from onnx_basisprune.rounds import Prospect
 from onnx_basisprune.run import Run
 from onnx_basisprune.runtime.evaluation import Predictions
-from onnx_basisprune.runtime.session import Session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -92,8 +91,7 @@ def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predict
     """Return what onnxruntime makes of a candidate on images."""
     with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
         path = save_model(run.restore_form(candidate.model), Path(folder, "candidate.onnx"))[0]
-        session = Session(path, threads=run.config.threads, provider=run.config.provider)
-        return predict_all(replace(run.subject, session=session), images, run.config.batch_size, "trying", run.recorder)
+        return run.predict_file(path, images, "trying")
 
 
 def _recover(run: Run, model: ModelProto, pairs: Mapping[str, PairNames]) -> tuple[ModelProto, RecoveryReport]:

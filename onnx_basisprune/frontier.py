@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,11 +10,9 @@ import numpy as np
 from onnx_basisprune.candidates import Candidate, build_candidate
 from onnx_basisprune.choosing import Outlook
 from onnx_basisprune.graph.model_io import save_model
-from onnx_basisprune.opening import predict_all
 from onnx_basisprune.progress import TimeUpError
 from onnx_basisprune.results import FrontierPoint
 from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
-from onnx_basisprune.runtime.session import Session
 from onnx_basisprune.timing import time_pair
 
 # Fractions to keep, in the budget's unit: so many, from here down to there or to the smallest that there is.
@@ -80,10 +77,7 @@ def measure_point(outlook: Outlook, candidate: Candidate, target: float, *, is_c
     images, baseline = (run.validation, run.baseline) if run.trial is None else (run.trial.images, run.trial.baseline)
     with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
         path = save_model(run.restore_form(candidate.model), Path(folder, "point.onnx"))[0]
-        session = Session(path, threads=run.config.threads, provider=run.config.provider)
-        predictions = predict_all(
-            replace(run.subject, session=session), images, run.config.batch_size, "frontier", run.recorder
-        )
+        predictions = run.predict_file(path, images, "frontier")
         timing = time_pair(path, run.network.input_shape[1:], run.config, _LOOK_SECONDS)
     drop = compare(baseline, predictions)
     run.recorder.note(f"{candidate.planned.left / outlook.whole:.1%} kept: {drop.estimate:.2f} pp lower")

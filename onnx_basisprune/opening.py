@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from onnx_basisprune.data.dataset import Dataset, open_dataset
 from onnx_basisprune.data.detection import Detection, detect_preprocessing
 from onnx_basisprune.data.preprocess import Preprocessing
 from onnx_basisprune.errors import ConfigError, ModelError, quote
+from onnx_basisprune.files import hash_files
 from onnx_basisprune.graph.batch_axis import lacks_batch_axis
 from onnx_basisprune.graph.head import find_head
 from onnx_basisprune.graph.model_io import read_model
@@ -52,6 +54,11 @@ class Subject:
     model: ModelProto
     session: Session
     head: Head
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of its files, which may be gigabytes."""
+        return hash_files(self.files)
 
     @property
     def input(self) -> TensorSpec:

@@ -23,7 +23,6 @@ from onnx_basisprune.files import count_bytes, hash_files, make_staging_folder, 
 from onnx_basisprune.frontier import explore_frontier
 from onnx_basisprune.graph.model_io import load_model, save_model
 from onnx_basisprune.graph.rewrite import set_metadata
-from onnx_basisprune.opening import predict_all
 from onnx_basisprune.out_of_memory import suggest_batch_size
 from onnx_basisprune.plan_file import read_plan
 from onnx_basisprune.progress import Progress, Recorder, Silence
@@ -35,7 +34,6 @@ from onnx_basisprune.run import Run, open_run
 from onnx_basisprune.runtime.class_accuracy import compare_classes
 from onnx_basisprune.runtime.environment import describe_environment
 from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
-from onnx_basisprune.runtime.session import Session
 from onnx_basisprune.search import search_candidate
 from onnx_basisprune.summary import (
     choose_budget,
@@ -116,7 +114,7 @@ def describe_plan(
             **describe_environment(run.config.threads, run.config.provider),
             **describe_arithmetic(),
             "seed": run.config.seed,
-            "original_sha256": hash_files(run.subject.files),
+            "original_sha256": run.subject.sha256,
             "compressed_sha256": None,
         },
         original=run.original,
@@ -162,8 +160,7 @@ def publish_model(run: Run, model: ModelProto, predicted: ModelMeasurement, outp
 def measure_result(report: CompressionReport, run: Run, files: Sequence[Path]) -> CompressionReport:
     """Evaluate and time the compressed model against the original."""
     config, recorder = run.config, run.recorder
-    compressed = replace(run.subject, session=Session(files[0], threads=config.threads, provider=config.provider))
-    predictions = predict_all(compressed, run.validation, config.batch_size, "evaluating", recorder)
+    predictions = run.predict_file(files[0], run.validation, "evaluating")
     recorder.start("benchmark", 1.0)
     timing = time_pair(files[0], run.network.input_shape[1:], config, progress=recorder)
     for warning in timing.warnings:

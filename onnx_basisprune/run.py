@@ -17,7 +17,7 @@ from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.destination import check_data_files
 from onnx_basisprune.errors import DataError, quote
-from onnx_basisprune.files import count_bytes, hash_files
+from onnx_basisprune.files import count_bytes
 from onnx_basisprune.foreign import list_black_boxes, record_opaque_shapes
 from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.normalize import normalize_model
@@ -31,6 +31,7 @@ from onnx_basisprune.progress import Recorder
 from onnx_basisprune.results import ModelMeasurement
 from onnx_basisprune.runtime.baseline import check_above_chance
 from onnx_basisprune.runtime.evaluation import Predictions, summarize_accuracy
+from onnx_basisprune.runtime.session import Session
 from onnx_basisprune.validation import compare_runtimes
 
 if TYPE_CHECKING:
@@ -89,6 +90,11 @@ class Run:
     def class_names(self) -> Mapping[int, str]:
         """Class index → name, as far as the images' folders tell."""
         return {**self.images.dataset.class_names, **self.validation.dataset.class_names}
+
+    def predict_file(self, path: Path, images: Images, stage: str) -> Predictions:
+        """Return what onnxruntime makes of images with a model file that has the original's inputs and outputs."""
+        session = Session(path, threads=self.config.threads, provider=self.config.provider)
+        return predict_all(replace(self.subject, session=session), images, self.config.batch_size, stage, self.recorder)
 
     def measure_noise(self, x: NDArray[Any]) -> float:
         """Return how far the original's outputs in onnxruntime are from PyTorch's, as a fraction of the largest."""
@@ -160,7 +166,7 @@ def open_memory(
     if not config.cache:
         return Memory(None, config, ())
     sources = (
-        hash_files(subject.files),
+        subject.sha256,
         images.dataset.hash_content(),
         images.preprocessing.describe(),
         (asdict(subject.head), fixed_batch),
