@@ -239,6 +239,18 @@ STRANGE: dict[str, Strange] = {
         blocked="Loop Loop_5: it has no channel rule",
         uncounted=("Loop",),
     ),
+    "Scan": Strange(
+        nodes=NET.replace(
+            "f = Relu (e)",
+            """start = ReduceMean <axes = [2], keepdims = 0> (e)
+            last, rows = Scan <num_scan_inputs = 1, scan_input_axes = [2], scan_output_axes = [2],
+            body = row (float[N, 16, 4] total, float[N, 16, 4] v) => (float[N, 16, 4] next, float[N, 16, 4] w)
+            { next = Add (total, v) r = Relu (next) w = Mul (r, half) }> (start, e) f = Identity (rows)""",
+        ),
+        constants={"half": np.array(0.5, np.float32)},
+        blocked="Scan Scan_6: it has no channel rule",
+        uncounted=("Scan",),
+    ),
     "local function": Strange(
         nodes=NET.replace("f = Relu (e)", "f = local.Activate <slope = 0.2> (e)"),
         opsets='"" : 17, "local" : 1',

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_basisprune.errors import ConfigError, DataError, ModelError, is_out_of_memory, quote
 from onnx_basisprune.planning.types import TensorSpec
+from onnx_basisprune.runtime.run_watch import RunWatch
 
 CPU = "cpu"
 _PROVIDER_SUFFIX = "ExecutionProvider"
@@ -101,6 +102,7 @@ class Session:
             )
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = _LOG_FATAL
+        self._watch = RunWatch(self._run_options)
         self.inputs = tuple(_describe_tensor(value) for value in self._session.get_inputs())
         self.outputs = tuple(_describe_tensor(value) for value in self._session.get_outputs())
         shape = self.inputs[0].shape if self.inputs else None
@@ -117,11 +119,20 @@ class Session:
             One array per output, in the order asked for.
 
         Raises:
-            ModelError: The feeds don't fit the inputs, an output doesn't exist, or a kernel fails.
+            ModelError: The feeds don't fit the inputs, an output doesn't exist, a kernel fails, or it takes longer than
+                `LONGEST_RUN_SECONDS`.
+            MemoryError: Memory doesn't suffice.
         """
         names = None if outputs is None else list(outputs)
-        with self._explained("onnxruntime can't run it", "check the input's shape and type"):
-            results: list[NDArray[Any]] = self._session.run(names, dict(feeds), self._run_options)
+        self._watch.begin()
+        try:
+            with self._explained("onnxruntime can't run it", "check the input's shape and type"):
+                results: list[NDArray[Any]] = self._session.run(names, dict(feeds), self._run_options)
+        except ModelError as error:
+            self._watch.explain(self._label, error)
+            raise
+        finally:
+            self._watch.end()
         return results
 
     def end_profiling(self) -> Path:

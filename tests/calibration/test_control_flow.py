@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
+from onnx_basisprune.calibration import control_flow
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.errors import ModelError, UnsupportedOpError
 from onnx_basisprune.graph.program import extract_program
@@ -89,6 +90,46 @@ def test_a_loop_without_a_turn_gives_its_states_back() -> None:
     body = LOOP.format(inputs="none, yes")
     constants = {"none": np.array(0), "yes": np.array(True), "gain": np.float32(1), "limit": np.float32(0)}
     np.testing.assert_array_equal(compare(build(body, "float[N, 3] y", **constants), X)["y"], X)
+
+
+def test_a_loop_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_flow, "LONGEST_LOOP_SECONDS", 0.05)
+    constants = {"gain": np.float32(1), "limit": np.float32(np.inf)}
+    model = build(LOOP.format(inputs=", "), "float[N, 3] y, float[K] all", **constants)
+    with pytest.raises(ModelError, match=r"'Loop_0' \(Loop, .* turns took over 0.05 s, which is the limit"):
+        Executor(extract_program(model)).compute({"x": X}, ["y"])
+
+
+SCAN = """
+    y, sums, rows = Scan <num_scan_inputs = 2, {attributes} body = t (float[2] total, float[2] a, float[3] b) =>
+        (float[2] next, float[2] sum, float[5] row) {{
+            next = Add (total, a) u = Mul (next, gain) sum = Identity (u)
+            row = Concat <axis = 0> (u, b) }}> (zero, x, z)
+"""
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "scan_input_axes = [1, 0],",
+        "scan_input_axes = [-1, 0], scan_input_directions = [1, 0], scan_output_axes = [0, 1],",
+        "scan_input_axes = [1, 0], scan_input_directions = [0, 1], scan_output_directions = [1, 0],",
+    ],
+)
+def test_scan_goes_through_slices_in_both_directions(attributes: str) -> None:
+    constants = {"gain": np.float32(1.5), "zero": np.zeros(2, np.float32), "z": np.eye(3, dtype=np.float32)}
+    model = build(SCAN.format(attributes=attributes), "float[2] y, float[K, L] sums, float[R, S] rows", **constants)
+    found = compare(model, X)
+    np.testing.assert_array_equal(found["y"], X.sum(axis=1))
+    assert found["sums"].shape == (3, 2)
+
+
+def test_scan_of_the_first_operator_set_is_refused() -> None:
+    constants = {"gain": 1.0, "zero": np.zeros(2, np.float32), "z": np.zeros((2, 3))}
+    model = build(SCAN.format(attributes=""), "float[2] y", **constants)
+    model.opset_import[0].version = 8
+    with pytest.raises(UnsupportedOpError, match="'Scan_0'"):
+        Executor(extract_program(model))
 
 
 def test_functions_that_call_each_other_and_take_attributes() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from onnx_basisprune.errors import ConfigError, DataError, ModelError
 from onnx_basisprune.planning.types import TensorSpec
+from onnx_basisprune.runtime import run_watch
 from onnx_basisprune.runtime.session import Session, find_provider
 
 
@@ -178,3 +179,36 @@ def test_a_provider_that_does_not_work_here_is_an_error(
 def test_a_model_without_a_batch_axis_takes_one_example_at_a_time(output: str, body: str) -> None:
     session, x = Session(build_model(f"(float[3] x) => ({output})", body)), draw_inputs(4)
     np.testing.assert_allclose(session.predict(x), x @ WEIGHT, rtol=1e-6, atol=1e-6)  # float32 rounding
+
+
+def build_loop(results: str, rest: str) -> bytes:
+    """Return a model of a Loop whose condition stays true."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3] x) => (float[K, 3] y) {{
+        {results} = Loop (, yes, x) <body = t (int64 i, bool go, float[K, 3] v) =>
+            (bool again, float[K, 3] w{rest}> }}"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
+    return model.SerializeToString()
+
+
+ENDLESS = build_loop("y", ") { again = Identity (go) w = Neg (v) }")
+
+
+def test_a_run_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_watch, "LONGEST_RUN_SECONDS", 0.2)
+    session = Session(ENDLESS, threads=1)
+    with pytest.raises(ModelError, match=r"^the model: one run took over 0.2 s, which is the limit") as caught:
+        session.run({"x": draw_inputs(1)})
+    assert "\n" not in str(caught.value)
+    # The watch goes on, and lets the next run start afresh.
+    with pytest.raises(ModelError, match="one run took over"):
+        session.run({"x": draw_inputs(1)})
+    other = Session(DYNAMIC, threads=1)
+    for _ in range(3):
+        other.run({"x": draw_inputs(2)})
+
+
+def test_a_run_that_fills_the_memory_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_watch, "_LEAST_AVAILABLE_BYTES", 2**62)  # more than any machine has
+    with pytest.raises(MemoryError, match="next to no memory"):
+        Session(ENDLESS, threads=1).run({"x": draw_inputs(1)})
