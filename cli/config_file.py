@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -18,11 +20,15 @@ import click
 
 from onnx_basisprune.cli.parameter_types import Count, NumberList
 from onnx_basisprune.cli.sections import CONFIG_FILE_NAME, MAIN_COMMAND
-from onnx_basisprune.errors import ConfigError, quote
+from onnx_basisprune.errors import ConfigError, quote, summarize_error
 
 _PROJECT_FILE_NAME = "pyproject.toml"
 _STDOUT = "-"
+# Options take a few kilobytes; a `pyproject.toml` may hold much else.
+_MOST_BYTES = 2**20
 _LONGEST_VALUE = 60
+_LONGEST_MESSAGE = 300
+_BEYOND = 2**63
 Commands = Mapping[str, click.Command]
 
 
@@ -67,10 +73,11 @@ def find_config() -> ConfigFile | None:
     # Relative where that is enough: what is in reports should be what people would type.
     for folder in (Path(), *above):
         path = folder / CONFIG_FILE_NAME
-        if path.is_file():
+        # Also a folder, or a link that leads nowhere: to pass it over would be to run without what the user has set.
+        if os.path.lexists(path):
             return read_config(path)
         path = folder / _PROJECT_FILE_NAME
-        if path.is_file() and _read_project(path) is not None:
+        if os.path.isfile(path) and _read_project(path) is not None:  # noqa: PTH113  # Path's raises where it may not look
             return read_config(path)
     return None
 
@@ -102,11 +109,20 @@ def _read_toml(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            kind = "a folder" if stat.S_ISDIR(state.st_mode) else "no regular file"
+            raise ConfigError(f"{quote(path)} is {kind}; expected a file of options: rename or remove it.")
+        if state.st_size > _MOST_BYTES:
+            raise ConfigError(
+                f"{quote(path)} has {state.st_size:,} bytes; expected a file of options, at most {_MOST_BYTES:,} bytes."
+            )
+        # Some editors begin a file with a mark of the byte order.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{quote(path)} can't be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{quote(path)} isn't TOML: {error}.") from error
+        raise ConfigError(f"{quote(path)} isn't TOML: {summarize_error(error)}.") from error
 
 
 def choose_defaults(config: ConfigFile, commands: Commands, name: str) -> dict[str, Any]:
@@ -203,7 +219,7 @@ def _check_value(path: Path, key: str, value: Any, param: click.Parameter, comma
     """
     kind = describe_kind(param)
     items = value if isinstance(value, list) and kind.is_list else [value]
-    if (not items and not param.multiple) or any(type(item) not in kind.types for item in items):
+    if (not items and not param.multiple) or any(type(item) not in kind.types or _is_beyond(item) for item in items):
         raise ConfigError(f"{quote(path)}: {key} is {_show_value(value)}; expected {kind.words}.")
     if isinstance(param.type, click.Path):
         items = [item if item == _STDOUT else str(path.parent / item) for item in items]
@@ -213,14 +229,26 @@ def _check_value(path: Path, key: str, value: Any, param: click.Parameter, comma
     try:
         param.type_cast_value(click.Context(command), ready)
     except click.BadParameter as error:
-        raise ConfigError(f"{quote(path)}: {key}: {error.message}") from error
+        raise ConfigError(f"{quote(path)}: {key}: {_shorten(error.message, _LONGEST_MESSAGE)}") from error
     return ready
+
+
+def _is_beyond(item: Any) -> bool:
+    """Return whether a value is none that an option could have: a number over TOML's 64 bits, or a text with a NUL."""
+    return (type(item) is int and abs(item) >= _BEYOND) or (isinstance(item, str) and "\0" in item)
 
 
 def _show_value(value: Any) -> str:
     """Return a value as it stands in a file, more or less, on one line."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+    try:
+        return _shorten(json.dumps(value, default=str), _LONGEST_VALUE)
+    except (ValueError, RecursionError):  # thousands of digits, or of tables within each other
+        return "too large to be shown"
+
+
+def _shorten(text: str, length: int) -> str:
+    """Return the begin of a text."""
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def describe_kind(param: click.Parameter) -> Kind:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -22,7 +24,7 @@ from onnx_basisprune.cli.inspect import inspect
 from onnx_basisprune.cli.options import read_verbosity
 from onnx_basisprune.cli.report import report
 from onnx_basisprune.cli.schema import schema
-from onnx_basisprune.errors import BasispruneError, ConfigError
+from onnx_basisprune.errors import BasispruneError, ConfigError, quote
 
 # From this -v count on, expected errors show where they were raised, too.
 _TRACEBACK_OF_EXPECTED = 2
@@ -53,6 +55,9 @@ class CommandGroup(click.Group):
             _end_interrupted(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
+        except OSError as error:  # files are dealt with where they are written
+            _print_error(_describe_fault(error), show_traceback=read_verbosity(ctx).verbose >= 1)
+            ctx.exit(ERROR)
         except MemoryError:
             _print_error("Out of memory: try a smaller --batch-size.", show_traceback=False)
             ctx.exit(ERROR)
@@ -78,6 +83,11 @@ def _print_error(message: str, *, show_traceback: bool) -> None:
     if show_traceback:
         click.echo(traceback.format_exc(), err=True, nl=False)
     click.echo(f"Error: {message}", err=True)
+
+
+def _describe_fault(error: OSError) -> str:
+    """Return in one line what the system refused; what has no name of its own is what is printed."""
+    return f"{quote(error.filename) if error.filename else 'standard output'}: {error.strerror or error}."
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -124,11 +134,23 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _replace_closed_streams() -> None:
+    """Print to nowhere where the shell has closed a stream (`>&-`): Python has `None` there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # open to the end
+
+
 def main() -> None:
     """Run the command line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    basisprune(prog_name="basisprune")
+    _replace_closed_streams()
+    try:
+        basisprune(prog_name="basisprune")
+    except OSError as error:  # help and version, which are printed before a command runs
+        _print_error(_describe_fault(error), show_traceback=False)
+        sys.exit(ERROR)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +22,7 @@ from onnx_basisprune.results import RecoveryReport
 from onnx_basisprune.rounds import Prospect
 from onnx_basisprune.run import Run
 from onnx_basisprune.runtime.evaluation import Predictions
+from onnx_basisprune.scratch import make_scratch_folder
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -89,8 +88,8 @@ def _build(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool) -> 
 
 def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predictions:
     """Return what onnxruntime makes of a candidate on images."""
-    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-        path = save_model(run.restore_form(candidate.model), Path(folder, "candidate.onnx"))[0]
+    with make_scratch_folder() as folder:
+        path = save_model(run.restore_form(candidate.model), folder / "candidate.onnx")[0]
         return run.predict_file(path, images, "trying")
 
 

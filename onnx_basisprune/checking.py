@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_basisprune.errors import ConfigError, OutputError, quote
+from onnx_basisprune.errors import ConfigError, OutputError, describe_write_error, quote
 from onnx_basisprune.files import check_writable, write_atomically
 from onnx_basisprune.limits import GateLimits, Slack
 from onnx_basisprune.reporting.gates import judge_limits
@@ -134,4 +134,4 @@ def _append(text: str, path: Path) -> None:
         with path.open("a", encoding="utf-8", errors="replace", newline="\n") as stream:
             stream.write(text)
     except OSError as error:
-        raise OutputError(f"{quote(path)} can't be written: {error.strerror or error}.") from error
+        raise OutputError(describe_write_error(path, error, len(text))) from error

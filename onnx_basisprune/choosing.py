@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from onnx_basisprune.assessment import assess_network
@@ -18,6 +16,7 @@ from onnx_basisprune.pricing import Pricing, choose_align
 from onnx_basisprune.results import TimingReport
 from onnx_basisprune.rounds import Prospect, assess_in_rounds
 from onnx_basisprune.run import Run
+from onnx_basisprune.scratch import make_scratch_folder
 from onnx_basisprune.timing import time_pair
 
 if TYPE_CHECKING:
@@ -77,8 +76,8 @@ class Outlook:
 
     def time_model(self, model: ModelProto) -> float:
         """Return the time of a model as a fraction of the original's."""
-        with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-            path = save_model(self.run.restore_form(model), Path(folder, "planned.onnx"))[0]
+        with make_scratch_folder() as folder:
+            path = save_model(self.run.restore_form(model), folder / "planned.onnx")[0]
             speedup = time_pair(path, self.run.network.input_shape[1:], self.run.config, _LOOK_SECONDS).speedup
         return 1.0 if speedup is None else 1 / speedup.median
 

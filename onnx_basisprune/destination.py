@@ -10,6 +10,7 @@ from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.errors import OutputError, quote
 from onnx_basisprune.files import check_writable
 from onnx_basisprune.graph.model_io import name_data_file
+from onnx_basisprune.leftovers import clear_leftovers
 from onnx_basisprune.reporting.render_html import check_installed
 
 # What is written besides the model: option → what it is.
@@ -42,6 +43,8 @@ def choose_output(config: CompressionConfig) -> Path | None:
     _check_not_table(output, config, "-o")
     for option, path in results.items():
         _check_apart(output, path, "the model", option)
+    # What a killed run had moved aside must be back before anything is asked about it.
+    clear_leftovers(output)
     check_writable(output, force=config.force)
     return output
 

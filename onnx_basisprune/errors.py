@@ -5,7 +5,9 @@ A message names the node or file, what was found, what was expected, and what to
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # numpy would slow down `--help`
@@ -93,3 +95,32 @@ def summarize_error(error: BaseException) -> str:
     """Return an outside library's message as one short line, quoted."""
     lines = str(error).strip().splitlines()
     return quote((lines[0] if lines else type(error).__name__).rstrip(". "))
+
+
+def describe_write_error(path: Path, error: OSError, needed: int | None = None) -> str:
+    """Return why a file can't be written, in one sentence.
+
+    Args:
+        path: The file, as the user knows it.
+        error: What the system says.
+        needed: Bytes that were to be written, where that is known.
+
+    Returns:
+        The system's words; where the disk is full, also how much is free in the file's folder.
+    """
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno == errno.ENOSPC:
+        reason += _describe_room(path.parent, needed)
+    return f"{quote(path)} can't be written: {reason}."
+
+
+def _describe_room(folder: Path, needed: int | None) -> str:
+    """Return how much is needed and free, in brackets; nothing where the system doesn't tell."""
+    import shutil
+
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    wanted = "" if needed is None else f"{needed:,} bytes needed, "
+    return f" ({wanted}{free:,} bytes free)"

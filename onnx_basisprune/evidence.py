@@ -31,7 +31,7 @@ def keep_evidence(error: ValidationError, output: Path, staged: Path) -> Validat
         "sha256": hash_files([staged]),
         "basisprune": onnx_basisprune.__version__,
     }
-    path = output.with_name(f"{output.name}.rejected.npz")
+    path = _find_evidence(output)
     content = io.BytesIO()
     # By position in the file's own names: those of tensors may hold anything, and become names in an archive.
     names = {f"array_{at}": name for at, name in enumerate(sorted(error.evidence))}
@@ -43,3 +43,21 @@ def keep_evidence(error: ValidationError, output: Path, staged: Path) -> Validat
     except OutputError:
         return error
     return ValidationError(f"{error} Nothing was written but the evidence, {quote(path)}.", error.evidence)
+
+
+def drop_evidence(output: Path) -> None:
+    """Remove the evidence against an earlier model, now that a sound one has its place; never a file of the user's."""
+    path = _find_evidence(output)
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as evidence:
+            about = json.loads(str(evidence["about"]))
+        if about.keys() >= {"reason", "basisprune"}:
+            path.unlink()
+    # It isn't there, isn't ours, or can't be removed, and this is no reason to fail a run that has succeeded.
+    except Exception:  # noqa: BLE001  # zipfile, zlib, ast and numpy each have their own errors for other files
+        return
+
+
+def _find_evidence(output: Path) -> Path:
+    """Return where the evidence against a model goes."""
+    return output.with_name(f"{output.name}.rejected.npz")

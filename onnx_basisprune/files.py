@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from onnx_basisprune.errors import OutputError, quote
+from onnx_basisprune.errors import OutputError, describe_write_error, quote
+from onnx_basisprune.leftovers import claim_folder, move_aside, put_back
 
 _BLOCK_BYTES = 2**24
 
@@ -28,7 +28,7 @@ def write_atomically(content: bytes, path: Path, *, force: bool) -> None:
     """
     with make_staging_folder(path, force=force) as folder:
         staged = folder / path.name
-        with _explained(path):
+        with _explained(path, len(content)):
             staged.write_bytes(content)
         publish_files([staged], force=force)
 
@@ -56,17 +56,20 @@ def make_staging_folder(path: Path, *, force: bool) -> Iterator[Path]:
         force: Whether it may exist.
 
     Yields:
-        The folder; it is gone afterwards, with all that is left in it.
+        The folder; it is gone afterwards, with all that is left in it. Those of runs that were killed go, too.
 
     Raises:
         OutputError: As `check_writable`, or the folder can't be made.
     """
     check_writable(path, force=force)
     with _explained(path):
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+        folder, marker = claim_folder(path)
     try:
         yield folder
     finally:
+        # Where this fails the folder stays, with what it holds of the user's: the next run tries again.
+        put_back(folder, path)
+        marker.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -84,41 +87,31 @@ def publish_files(staged: Sequence[Path], *, force: bool) -> tuple[Path, ...]:
         The final files, in the same order.
 
     Raises:
-        OutputError: A file exists and `force` is false, or can't be replaced; then all is as it was before.
+        OutputError: A file exists and `force` is false, or can't be replaced; the end of the staging folder puts all
+            back as it was.
     """
     staging = staged[0].parent
     final = tuple(staging.parent / path.name for path in staged)
     for path in final:
         check_writable(path, force=force)
-    existing = [path for path in final if path.exists()]
-    former = {path: staging / f"{path.name}.former" for path in existing if len(final) > 1}
-    with _explained(final[0]):
+    with _explained(final[0], count_bytes(staged)):
         for path in staged:
             with path.open("rb+") as stream:
                 os.fsync(stream.fileno())
-        try:
-            for path, aside in former.items():
-                path.replace(aside)
-            for source, path in zip(reversed(staged), reversed(final), strict=True):
-                source.replace(path)
-        except BaseException:
-            for path in final:
-                if path not in existing:
-                    path.unlink(missing_ok=True)
-            for path, aside in reversed(former.items()):
-                if aside.exists():
-                    aside.replace(path)
-            raise
+        if len(final) > 1:
+            move_aside(staging, final)
+        for source, path in zip(reversed(staged), reversed(final), strict=True):
+            source.replace(path)
     return final
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, needed: int | None = None) -> Iterator[None]:
     """Turn the system's errors into an `OutputError` of one line."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{quote(path)} can't be written: {error.strerror or error}.") from error
+        raise OutputError(describe_write_error(path, error, needed)) from error
 
 
 def count_bytes(files: Iterable[Path]) -> int:

@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from onnx_basisprune.assessment import Prune
 from onnx_basisprune.costing import Prices
@@ -23,6 +21,7 @@ from onnx_basisprune.runtime.latency_table import LatencyTable
 from onnx_basisprune.runtime.layer_timing import TimingSettings, time_layers
 from onnx_basisprune.runtime.profiling import profile_nodes
 from onnx_basisprune.runtime.random_input import draw_input
+from onnx_basisprune.scratch import make_scratch_folder
 
 # How far a layer within the model may be from the same layer alone before the difference is taken for noise.
 _LEAST_FACTOR, _LARGEST_FACTOR = 0.5, 2.0
@@ -146,8 +145,8 @@ def _measure_model(
             "exist yet to measure a new table."
         )
     # In a file: it may be larger than what can be handed over in memory.
-    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-        path = save_model(network.model, Path(folder, "model.onnx"))[0]
+    with make_scratch_folder() as folder:
+        path = save_model(network.model, folder / "model.onnx")[0]
         feeds = draw_input(network.program.inputs, batch_size, network.input_shape[1:], seed=0)
         kernels = profile_nodes(path, feeds, threads=settings.threads, provider=settings.provider)
     kernels = tuple(

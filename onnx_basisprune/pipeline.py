@@ -18,7 +18,7 @@ from onnx_basisprune.choosing import Outlook, assess_run, choose_plan
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.destination import choose_output
 from onnx_basisprune.errors import ValidationError
-from onnx_basisprune.evidence import keep_evidence
+from onnx_basisprune.evidence import drop_evidence, keep_evidence
 from onnx_basisprune.files import count_bytes, hash_files, make_staging_folder, publish_files, write_atomically
 from onnx_basisprune.frontier import explore_frontier
 from onnx_basisprune.graph.model_io import load_model, save_model
@@ -145,7 +145,7 @@ def publish_model(run: Run, model: ModelProto, predicted: ModelMeasurement, outp
     set_metadata(model, describe_metadata(config, version, run.original, predicted))
     run.recorder.start("validating")
     with make_staging_folder(output, force=config.force) as folder:
-        staged = save_model(model, folder / output.name, external_data=len(run.subject.files) > 1)
+        staged = save_model(model, folder / output.name, external_data=len(run.subject.files) > 1, final=output)
         load_model(staged[0])  # refuses a file that isn't a whole model
         try:
             # The model as it is here against the file as it lies there: what went wrong in between shows, too.
@@ -154,7 +154,9 @@ def publish_model(run: Run, model: ModelProto, predicted: ModelMeasurement, outp
             raise keep_evidence(error, output, staged[0]) from error
         if warning is not None:
             run.recorder.warn(warning)
-        return publish_files(staged, force=config.force)
+        files = publish_files(staged, force=config.force)
+    drop_evidence(output)
+    return files
 
 
 def measure_result(report: CompressionReport, run: Run, files: Sequence[Path]) -> CompressionReport:

@@ -104,3 +104,8 @@ class Recorder:
         """Keep a warning and pass it on."""
         self.warnings.append(message)
         self._listener.warn(message)
+
+    def warn_once(self, message: str) -> None:
+        """Pass a warning on unless it was said before."""
+        if message not in self.warnings:
+            self.warn(message)

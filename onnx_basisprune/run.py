@@ -14,6 +14,7 @@ from onnx_basisprune.assessment import Calibration
 from onnx_basisprune.cache import open_cache
 from onnx_basisprune.calibration.batching import can_batch
 from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.precision import describe_arithmetic
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.destination import check_data_files
 from onnx_basisprune.errors import DataError, quote
@@ -30,6 +31,7 @@ from onnx_basisprune.opening import Images, Subject, open_data, open_subject, pr
 from onnx_basisprune.progress import Recorder
 from onnx_basisprune.results import ModelMeasurement
 from onnx_basisprune.runtime.baseline import check_above_chance
+from onnx_basisprune.runtime.environment import describe_environment
 from onnx_basisprune.runtime.evaluation import Predictions, summarize_accuracy
 from onnx_basisprune.runtime.session import Session
 from onnx_basisprune.validation import compare_runtimes
@@ -165,13 +167,16 @@ def open_memory(
     """Return what earlier runs with the same model, images and options found out; nothing with `--no-cache`."""
     if not config.cache:
         return Memory(None, config, ())
+    environment = describe_environment(config.threads, config.provider)
     sources = (
         subject.sha256,
         images.dataset.hash_content(),
         images.preprocessing.describe(),
         (asdict(subject.head), fixed_batch),
+        # Other kernels and sums over other parts round otherwise: a cache that machines share gives each its own.
+        [environment["cpu"], environment["versions"], describe_arithmetic()],
     )
-    return Memory(open_cache(recorder.warn), config, sources)
+    return Memory(open_cache(recorder.warn_once), config, sources)
 
 
 def measure_baseline(

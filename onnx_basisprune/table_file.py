@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from onnx_basisprune.cache import describe_unwritable
 from onnx_basisprune.errors import OutputError
 from onnx_basisprune.files import write_atomically
 from onnx_basisprune.graph.layer_models import make_layer_model, make_stack_model
@@ -62,7 +63,7 @@ class TableFile:
         except (OSError, OutputError) as error:
             if self._is_named:
                 raise
-            recorder.warn(f"the latency table couldn't be kept for the next run: {error}")
+            recorder.warn_once(describe_unwritable(self._path.parent, error))
 
 
 def _describe_machine(settings: TimingSettings) -> dict[str, Any]:

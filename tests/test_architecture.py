@@ -26,7 +26,7 @@ OWNED = {
     "cli": {"click", "rich", "tomli"},
 }
 REPORT_MODULES = {"results", "figures", "course_report", "benchmark_report", "inspection_report"}
-FREE_MODULES = REPORT_MODULES | {"errors", "config", "measurement_config", "limits", "numbers"}
+FREE_MODULES = REPORT_MODULES | {"errors", "config", "measurement_config", "limits", "numbers", "scratch"}
 # Which rooms and top-level modules each room may import, besides itself.
 SEES = {
     "planning": FREE_MODULES,
@@ -39,7 +39,7 @@ SEES = {
     "cli": FREE_MODULES | {"", "checking", "files", "inspection", "measurement", "pipeline", "progress"},
 }
 # Top-level modules that everyone may import must not import any room.
-FOUNDATIONS = FREE_MODULES | {"files", "progress"}
+FOUNDATIONS = FREE_MODULES | {"files", "leftovers", "progress"}
 
 
 class Import(NamedTuple):

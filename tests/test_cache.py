@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +44,9 @@ def test_what_is_written_is_read(cache: Cache) -> None:
     assert cache.read("other") is None
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "pickled", "no note"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "empty", "text", "pickled", "no note", "other arrays", "another's"]
+)
 def test_a_damaged_entry_is_none_and_goes(cache: Cache, tmp_path: Path, damage: str) -> None:
     cache.write("key", {"a": np.arange(1000)})
     path = tmp_path / "runs" / "key.npz"
@@ -54,12 +60,134 @@ def test_a_damaged_entry_is_none_and_goes(cache: Cache, tmp_path: Path, damage: 
         np.savez(path, a=np.array([{}], dtype=object), meta=np.frombuffer(b"1", np.uint8))
     elif damage == "no note":
         np.savez(path, a=np.arange(3))
+    elif damage == "other arrays":
+        cache.write("other", {"a": np.arange(1000) + 1})
+        with np.load(path) as mine, np.load(path.with_name("other.npz")) as other:
+            np.savez(path, meta=mine["meta"], a=other["a"])
+        path.with_name("other.npz").unlink()
+    elif damage == "another's":
+        cache.write("other", {"a": np.arange(1000)})
+        path.with_name("other.npz").replace(path)
     else:
         path.write_bytes(b"" if damage == "empty" else b"not an archive")
     assert cache.read("key") is None
     assert list_entries(tmp_path) == []
     cache.write("key", {"a": np.arange(3)})
     assert cache.read("key") is not None
+
+
+def test_no_damage_gives_other_values(cache: Cache, tmp_path: Path) -> None:
+    """Bits flipped anywhere, and cuts anywhere: what was written, or nothing."""
+    arrays = {
+        "a": np.arange(40).reshape(5, 8),
+        "b": np.linspace(0, 1, 30, dtype=np.float32),
+        "c": np.array(["x", "yy"]),
+    }
+    cache.write("key", arrays, {"note": [1, None]})
+    path = tmp_path / "runs" / "key.npz"
+    sound, rng = path.read_bytes(), np.random.default_rng(0)
+    found_whole = 0
+    for case in range(600):
+        content = bytearray(sound)
+        at = int(rng.integers(len(content)))
+        if case % 3:
+            content[at] ^= 1 << int(rng.integers(8))
+        else:
+            del content[at:]
+        path.write_bytes(content)
+        found = cache.read("key")
+        if found is None:
+            assert not path.exists()
+            continue
+        # In a time stamp, say, or in a field of the archive that nobody reads.
+        found_whole += 1
+        assert found[1] == {"note": [1, None]}
+        assert found[0].keys() == arrays.keys()
+        for name, values in arrays.items():
+            assert found[0][name].dtype == values.dtype
+            np.testing.assert_array_equal(found[0][name], values)
+    assert found_whole < 200
+
+
+@pytest.mark.parametrize("kind", ["folder", "no rights", "read-only folder"])
+def test_what_cannot_be_read_or_replaced_stops_nothing(
+    cache: Cache, tmp_path: Path, warnings: list[str], kind: str
+) -> None:
+    cache.write("key", {"a": np.arange(3)})
+    path = tmp_path / "runs" / "key.npz"
+    if kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif sys.platform == "win32" or os.geteuid() == 0:
+        pytest.skip("Windows and the root user read and write in spite of modes")
+    elif kind == "no rights":
+        path.chmod(0)
+    else:
+        path.parent.chmod(0o500)
+    try:
+        found = cache.read("key")
+        cache.write("key", {"a": np.arange(3)})
+        cache.write("other", {"a": np.arange(3)})
+    finally:
+        path.parent.chmod(0o700)
+    assert (found is not None) == (kind == "read-only folder")
+    assert len(warnings) == (0 if kind == "no rights" else 1)
+
+
+def test_a_folder_that_goes_in_the_middle_is_made_again(cache: Cache, tmp_path: Path, warnings: list[str]) -> None:
+    cache.write("key", {"a": np.arange(3)})
+    shutil.rmtree(tmp_path / "runs")
+    assert cache.read("key") is None
+    cache.write("key", {"a": np.arange(3)})
+    assert cache.read("key") is not None
+    assert warnings == []
+
+
+def test_entries_that_another_process_takes_away_meanwhile_are_no_trouble(
+    cache: Cache, tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.glob
+    ghosts = [tmp_path / "runs" / name for name in ("gone.npz", "gone.partial")]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [*real(self, pattern), *ghosts])
+    cache.write("key", {"a": np.arange(3)})
+    monkeypatch.undo()
+    assert cache.read("key") is not None
+    assert warnings == []
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from onnx_basisprune.cache import Cache
+
+def complain(message):
+    sys.exit(message)
+
+cache = Cache(Path(sys.argv[1]), complain, most_bytes=60_000)
+rng = np.random.default_rng(int(sys.argv[2]))
+for turn in range(150):
+    number = int(rng.integers(12))
+    found = cache.read(str(number))
+    if found is not None:
+        assert found[1] == number and (found[0]["a"] == number).all()
+    cache.write(str(number), {"a": np.full(1000, number)}, number)
+"""
+
+
+def test_processes_at_once_and_one_killed_in_between_read_what_was_written(tmp_path: Path) -> None:
+    """They write the same entries, and make room for them all the time."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(tmp_path / "runs"), str(seed)], stderr=subprocess.PIPE, text=True
+        )
+        for seed in range(3)
+    ]
+    while not (tmp_path / "runs").exists() and processes[2].poll() is None:
+        time.sleep(0.01)
+    processes[2].kill()
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes[:2]] == [0, 0], said
 
 
 def test_those_not_used_for_longest_make_room(cache: Cache, tmp_path: Path) -> None:

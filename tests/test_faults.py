@@ -107,7 +107,8 @@ def test_a_full_disk_leaves_no_half_file(model: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     before = model.read_bytes()
-    done = subprocess.run(list_arguments(model), preexec_fn=fill, capture_output=True, text=True, check=False)
+    arguments = [*list_arguments(model), "--recover", "none"]
+    done = subprocess.run(arguments, preexec_fn=fill, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     line = done.stderr.splitlines()[-1]
     assert re.fullmatch(r"Error: '.*digits\.pruned\.onnx' can't be written: .*\.", line)
@@ -177,3 +178,16 @@ def test_a_result_that_does_something_else_goes_and_its_evidence_stays(model: Pa
     expected = next(values for name, values in arrays.items() if name.startswith("1:pytorch:"))
     assert arrays["1:input:image"].shape == (1, 3, 16, 16)
     assert float(np.abs(found - expected).max()) > 1e-3 * float(np.abs(expected).max())
+
+
+def test_evidence_goes_when_a_run_of_the_same_output_succeeds(model: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise ValidationError("not what was planned.", {"x": np.arange(3)})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "validate_model", refuse)
+        with pytest.raises(ValidationError, match="the evidence"):
+            pipeline.compress(configure(model))
+    assert list_names(model.parent) == ["digits.onnx", "digits.pruned.onnx.rejected.npz"]
+    pipeline.compress(configure(model))
+    assert list_names(model.parent) == ["digits.onnx", "digits.pruned.onnx"]

@@ -9,7 +9,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, EncodeError, Message
 from onnx import ModelProto, TensorProto
 
-from onnx_basisprune.errors import ModelError, OutputError, quote, summarize_error
+from onnx_basisprune.errors import ModelError, OutputError, describe_write_error, quote, summarize_error
 from onnx_basisprune.graph.external_data import can_be_external, load_external_data, write_external_data
 from onnx_basisprune.graph.inner_graphs import count_inlined_nodes
 from onnx_basisprune.graph.tensors import copy_without_weights, iterate_tensors
@@ -156,13 +156,16 @@ def passes_full_check(model: ModelProto) -> bool:
     return True
 
 
-def save_model(model: ModelProto, path: Path, *, external_data: bool = False) -> tuple[Path, ...]:
+def save_model(
+    model: ModelProto, path: Path, *, external_data: bool = False, final: Path | None = None
+) -> tuple[Path, ...]:
     """Write a model, its weights to a second file, `<name>.data`, where one file can't hold them.
 
     Args:
         model: Not changed.
         path: The new file.
         external_data: Whether the weights go to a second file even where one file could hold them.
+        final: Where the file will be moved to, for errors; `None` for nowhere.
 
     Returns:
         The files that were written, `path` first.
@@ -174,10 +177,13 @@ def save_model(model: ModelProto, path: Path, *, external_data: bool = False) ->
     files = (path, name_data_file(path))
     sizes = [len(tensor.raw_data) for tensor in model.graph.initializer if can_be_external(tensor)]
     is_split = bool(sizes) and (external_data or sum(sizes) > _LARGEST_FILE)
+    needed = sum(sizes)
     try:
-        path.write_bytes(serialize_model(write_external_data(model, files[1]) if is_split else model))
+        content = serialize_model(write_external_data(model, files[1]) if is_split else model)
+        needed = len(content) + sum(sizes) * is_split
+        path.write_bytes(content)
     except OSError as error:
-        raise OutputError(f"{quote(path)} can't be written: {error.strerror or error}.") from error
+        raise OutputError(describe_write_error(final or path, error, needed)) from error
     return files if is_split else files[:1]
 
 

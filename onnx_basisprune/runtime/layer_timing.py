@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from onnx_basisprune.runtime.profiling import BLOCKED_SUFFIX, average_fastest, list_kernels, read_events
 from onnx_basisprune.runtime.session import CPU, Session, find_provider
+from onnx_basisprune.scratch import make_scratch_folder
 
 # Models that take turns, so that a disturbance meets all of them; each open session takes memory.
 _TURNS = 8
@@ -62,8 +62,8 @@ def time_layers(
     names, times = list(models), dict[str, float]()
     for start in range(0, len(names), _TURNS):
         group = names[start : start + _TURNS]
-        with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-            prefixes = [Path(folder, str(index)) if settings.has_kernel_times else None for index in range(len(group))]
+        with make_scratch_folder() as folder:
+            prefixes = [folder / str(index) if settings.has_kernel_times else None for index in range(len(group))]
             layers = [_Layer(models[name](), settings, prefix) for name, prefix in zip(group, prefixes, strict=True)]
             for _ in range(_choose_rounds([layer.run() for layer in layers])):
                 for layer in layers:
@@ -132,8 +132,8 @@ def measure_overhead(stack: bytes, settings: TimingSettings) -> float:
     """
     if not settings.has_kernel_times:
         return 0.0
-    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-        profiled, plain = _Layer(stack, settings, Path(folder, "stack")), _Layer(stack, settings, None)
+    with make_scratch_folder() as folder:
+        profiled, plain = _Layer(stack, settings, folder / "stack"), _Layer(stack, settings, None)
         for _ in range(_MOST_RUNS):
             profiled.run()
             plain.run()
@@ -150,8 +150,8 @@ def detect_block(narrow: bytes, settings: TimingSettings) -> int:
         narrow: A Conv with one output channel: in the blocked layout its kernel writes a whole block.
         settings: What it is run on.
     """
-    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-        layer = _Layer(narrow, settings, Path(folder, "narrow"))
+    with make_scratch_folder() as folder:
+        layer = _Layer(narrow, settings, folder / "narrow")
         layer.run()
         events = layer.end_profiling()
     shapes = [

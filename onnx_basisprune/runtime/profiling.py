@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from numpy.typing import NDArray
 
 from onnx_basisprune.errors import OutputError, quote
 from onnx_basisprune.runtime.session import CPU, Session
+from onnx_basisprune.scratch import make_scratch_folder
 
 _KERNEL_SUFFIX = "_kernel_time"
 # Of nodes in the blocked layout, after the name of the tensor that they write.
@@ -70,9 +70,8 @@ def profile_nodes(
         ModelError: The model can't be loaded or run.
         OutputError: The profile can't be written to the system's folder for temporary files.
     """
-    # On Windows a file that is still open can't be removed; that must not hide why a run failed.
-    with TemporaryDirectory(prefix="basisprune-", ignore_cleanup_errors=True) as folder:
-        session = Session(model, threads=threads, provider=provider, profile_prefix=Path(folder, "profile"))
+    with make_scratch_folder() as folder:
+        session = Session(model, threads=threads, provider=provider, profile_prefix=folder / "profile")
         try:
             for _ in range(warmup + runs):
                 session.run(feeds)
@@ -89,8 +88,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8", errors="replace"), strict=False)
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"onnxruntime's profile {quote(path)} can't be read back ({quote(error)}); expected JSON; check that the "
-            "folder for temporary files has room."
+            f"onnxruntime's profile {quote(path)} can't be read back ({quote(error)}); expected JSON."
         ) from error
     return events
 

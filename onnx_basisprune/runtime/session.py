@@ -21,6 +21,8 @@ _PROVIDER_SUFFIX = "ExecutionProvider"
 _NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
 # Only fatal messages: whatever else goes wrong is raised, and comes out as one line of ours.
 _LOG_FATAL = 4
+# More than any machine has cores; each one takes memory, and onnxruntime starts as many as it is told.
+_MOST_THREADS = 4096
 
 
 def find_provider(name: str) -> str:
@@ -62,7 +64,7 @@ class Session:
         fixed_batch: The first input's first dimension where the model fixes it, else `None`.
 
     Raises:
-        ConfigError: The execution provider isn't offered, or doesn't work on this machine.
+        ConfigError: The execution provider isn't offered, or doesn't work on this machine, or the threads are too many.
         ModelError: onnxruntime can't read the model or has no kernel for one of its operators.
     """
 
@@ -77,6 +79,8 @@ class Session:
     ) -> None:
         import onnxruntime
 
+        if threads is not None and threads > _MOST_THREADS:
+            raise ConfigError(f"--threads is {threads:,}; expected at most {_MOST_THREADS:,}.")
         self._label = "the model" if isinstance(model, bytes) else quote(model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -219,6 +220,15 @@ def test_files_can_be_left_alone(option: str, seen: list[Any]) -> None:
         ("data = {a = 1}", 'data is {"a": 1}; expected text.'),
         ("seed = 1979-05-27", 'seed is "1979-05-27"; expected a whole number.'),
         ("seed = ", "isn't TOML: "),
+        ("seed = 1\nseed = 2", "isn't TOML: "),
+        ("seed = " + "1" * 5000, "isn't TOML: "),
+        ("seed = 9223372036854775808", "seed is 9223372036854775808; expected a whole number."),
+        ("target-macs = 1" + "0" * 400, "expected a number."),
+        ("seed = 0x" + "f" * 6000, "seed is too large to be shown; expected a whole number."),
+        ("seed = { " + "a." * 3000 + "a = 1 }", "seed is too large to be shown; expected a whole number."),
+        ("seed = " + "[" * 50_000, "isn't TOML: "),
+        ('data = "a\\u0000b"', "expected text."),
+        ("max-file-bytes = '" + "y" * 100_000 + "'", "max-file-bytes: 'yyy"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told(text: str, expected: str, seen: list[Any]) -> None:
@@ -229,6 +239,51 @@ def test_what_is_wrong_in_a_file_is_told(text: str, expected: str, seen: list[An
         (line,) = result.stderr.splitlines()
         assert line.startswith("Error: 'basisprune.toml'")
         assert expected in line
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"seed = 1 # \xff", "isn't TOML: "),
+        ("seed = 1".encode("utf-16"), "isn't TOML: "),
+        (b"seed = 1\x00", "isn't TOML: "),
+        (b"#" + b" " * 2**20, "has 1,048,577 bytes; expected a file of options, at most 1,048,576 bytes."),
+    ],
+)
+def test_files_that_are_no_text_of_options_are_refused(content: bytes, expected: str, seen: list[Any]) -> None:
+    Path("basisprune.toml").write_bytes(content)
+    result = run("compress", "m.onnx", "--data", "d")
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: 'basisprune.toml'")
+    assert expected in line
+    assert seen == []
+
+
+def test_a_byte_order_mark_is_no_error(seen: list[Any]) -> None:
+    Path("basisprune.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    assert run("compress", "m.onnx", "--data", "d", "-q").stderr == "Error: enough.\n"
+    assert seen == [CompressionConfig(model=Path("m.onnx"), data=Path("d"), seed=3)]
+
+
+@pytest.mark.parametrize("kind", ["folder", "loop", "dangling", "pipe"])
+def test_what_has_the_name_but_is_no_file_is_told(kind: str, seen: list[Any]) -> None:
+    """To pass it over would be to run without what the user believes to have set."""
+    path = Path("basisprune.toml")
+    if kind == "folder":
+        path.mkdir()
+    elif sys.platform == "win32":
+        pytest.skip("Windows has no pipes of this kind, and links for administrators only")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("basisprune.toml" if kind == "loop" else "nowhere")
+    result = run("compress", "m.onnx", "--data", "d")
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    expected = {"folder": "is a folder; expected", "pipe": "is no regular file; expected"}.get(kind, "can't be read: ")
+    assert line.startswith(f"Error: 'basisprune.toml' {expected}")
     assert seen == []
 
 

@@ -227,3 +227,19 @@ def test_an_import_that_a_signal_breaks_is_an_interrupt(monkeypatch: pytest.Monk
     fail_with(monkeypatch, ImportError("initialization failed"))
     result = CliRunner().invoke(basisprune, ["inspect", str(MODEL)])
     assert (result.exit_code, result.stdout, result.stderr) == (143, "", "Interrupted.\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["check", "--help"], ["schema", "compress"]])
+def test_standard_output_on_a_full_disk_is_one_line(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "onnx_basisprune", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Error: standard output: No space left on device.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such redirection there")
+def test_a_closed_standard_output_is_no_crash() -> None:
+    command = ["sh", "-c", 'exec "$0" -m onnx_basisprune inspect "$1" >&-', sys.executable, str(MODEL)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -94,6 +94,12 @@ def test_refuses_what_is_no_model(content: bytes, tmp_path: Path) -> None:
     check_one_line(str(caught.value))
 
 
+@pytest.mark.parametrize("threads", [4097, 10**30])
+def test_refuses_more_threads_than_any_machine_has(threads: int) -> None:
+    with pytest.raises(ConfigError, match="expected at most 4,096"):
+        Session(DYNAMIC, threads=threads)
+
+
 def test_names_the_missing_operator() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17, "foo" : 1]>
         g (float[N, 3] x) => (float[N, 3] y) { y = foo.Bar (x) }"""
