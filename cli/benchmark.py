@@ -16,6 +16,7 @@ from onnx_basisprune.cli.gate_options import (
 )
 from onnx_basisprune.cli.options import (
     FILE,
+    feed_option,
     json_options,
     list_option,
     provider_option,
@@ -54,6 +55,7 @@ _HOW = "How long"
     metavar="N,C,H,W",
     help="The input's shape, where the model leaves height or width open.",
 )
+@feed_option(_WHAT)
 @option(
     "--cold-start/--no-cold-start",
     section=_WHAT,

@@ -7,6 +7,7 @@ import click
 from onnx_basisprune.cli.gate_options import size_and_accuracy_gate_options, speedup_gate_options, verdict_options
 from onnx_basisprune.cli.options import (
     FILE,
+    feed_option,
     labels_option,
     preprocess_options,
     provider_option,
@@ -45,6 +46,7 @@ _data_options = apply_options(
     ),
     labels_option(_DATA),
     scores_option(_DATA),
+    feed_option(_DATA),
     option(
         "--limit",
         section=_DATA,

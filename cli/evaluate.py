@@ -9,6 +9,7 @@ import click
 
 from onnx_basisprune.cli.options import (
     FILE,
+    feed_option,
     json_options,
     labels_option,
     preprocess_options,
@@ -34,6 +35,7 @@ from onnx_basisprune.measurement_config import EvaluationConfig
 )
 @labels_option("Images")
 @scores_option("Images")
+@feed_option("Images")
 @option(
     "--limit",
     section="Images",

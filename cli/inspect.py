@@ -8,6 +8,7 @@ import click
 
 from onnx_basisprune.cli.options import (
     FILE,
+    feed_option,
     json_options,
     verbosity_options,
 )
@@ -31,6 +32,7 @@ from onnx_basisprune.cli.sections import SectionCommand, option
     metavar="NODE",
     help="Show this node as left out; can be repeated.",
 )
+@feed_option("What is shown")
 @option(
     "--all",
     "every_node",
@@ -45,6 +47,7 @@ def inspect(
     model: Path,
     input_shape: tuple[int, ...] | None,
     exclude: tuple[str, ...],
+    feed: tuple[str, ...],
     every_node: bool,
     json_target: Path | None,
     force: bool,
@@ -61,6 +64,6 @@ def inspect(
     from onnx_basisprune.cli.inspection_table import print_inspection
 
     check_json_target(json_target, force=force)
-    result = inspection.inspect_model(model, exclude, input_shape)
+    result = inspection.inspect_model(model, exclude, input_shape, feed)
     if write_json(result, json_target, force=force):
         print_inspection(open_console(), result, every_node=every_node)

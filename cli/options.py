@@ -130,6 +130,19 @@ def scores_option(section: str) -> Callable[[Function], Function]:
     )
 
 
+def feed_option(section: str) -> Callable[[Function], Function]:
+    """Return `--feed`."""
+    return option(
+        "--feed",
+        section=section,
+        is_shared=True,
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="What an input beside the images is fed in every run, such as temperature=1, train=false or "
+        "size=224,224: one number fills it, several are one image's; can be repeated.",
+    )
+
+
 def provider_option(section: str) -> Callable[[Function], Function]:
     """Return `--provider`."""
     return option(

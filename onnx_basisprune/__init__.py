@@ -130,7 +130,11 @@ def compress(
 
 
 def inspect_model(
-    model: AnyPath, *, exclude: Collection[str] = (), input_shape: Sequence[int] | None = None
+    model: AnyPath,
+    *,
+    exclude: Collection[str] = (),
+    input_shape: Sequence[int] | None = None,
+    feed: Collection[str] = (),
 ) -> Inspection:
     """Describe a model's nodes, their cost, and which of them can be decomposed.
 
@@ -138,13 +142,14 @@ def inspect_model(
         model: The ONNX file.
         exclude: Names of nodes that are to be left as they are.
         input_shape: Shape of the input with the batch first; needed where the model leaves it open.
+        feed: What inputs beside the images are fed, each as `NAME=VALUE`.
 
     Raises:
         BasispruneError: The model or an option can't be used.
     """
     from onnx_basisprune import inspection
 
-    return inspection.inspect_model(Path(model), exclude, input_shape)
+    return inspection.inspect_model(Path(model), exclude, input_shape, feed)
 
 
 @_show_options(EvaluationConfig)

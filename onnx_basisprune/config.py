@@ -52,6 +52,7 @@ class CompressionConfig(PreprocessConfig, GateLimits):
         val: Images for the reported figures; `None` splits a fifth off `data`.
         labels: JSON from folder or file name to class index.
         scores: Name of the model's output that holds the class scores; `None` for its first floating-point one.
+        feed: What inputs beside the images are fed, each as `NAME=VALUE`.
         limit: At most this many images of `data` are used for calibration.
         batch_size: Images per batch in calibration and evaluation.
         threads: onnxruntime's intra-op threads for every latency; `None` is onnxruntime's default.
@@ -94,6 +95,7 @@ class CompressionConfig(PreprocessConfig, GateLimits):
     val: Path | None = None
     labels: Path | None = None
     scores: str | None = None
+    feed: tuple[str, ...] = ()
     limit: int | None = 2000
     batch_size: int = 64
     threads: int | None = None

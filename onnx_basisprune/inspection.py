@@ -14,6 +14,7 @@ from onnx_basisprune.files import count_bytes
 from onnx_basisprune.foreign import record_opaque_shapes
 from onnx_basisprune.graph.batch_axis import lacks_batch_axis
 from onnx_basisprune.graph.cost import ModelCost, NodeCost, measure_cost
+from onnx_basisprune.graph.fed_inputs import feed_inputs
 from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.graph.model_io import read_model, read_opset
 from onnx_basisprune.graph.normalize import normalize_model
@@ -24,19 +25,26 @@ from onnx_basisprune.inspection_report import Inspection, NodeInspection, Tensor
 from onnx_basisprune.network import read_channels
 from onnx_basisprune.planning.types import ConvLayer, TensorSpec
 from onnx_basisprune.results import GroupReport
+from onnx_basisprune.runtime.fed_inputs import list_free, resolve_feeds
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequence[int] | None = None) -> Inspection:
+def inspect_model(
+    path: Path,
+    exclude: Collection[str] = (),
+    input_shape: Sequence[int] | None = None,
+    feed: Collection[str] = (),
+) -> Inspection:
     """Describe a model.
 
     Args:
         path: The ONNX file.
         exclude: Names of nodes that are to be left as they are.
-        input_shape: Shape of the first input with the batch first; needed for the counts where the model
-            leaves height or width open.
+        input_shape: Shape of the image input (the first that isn't fed) with the batch first; needed for the counts
+            where the model leaves height or width open.
+        feed: What inputs beside the images are fed, see `runtime.fed_inputs.resolve_feeds`.
 
     Returns:
         Totals, a row per node of the normalised graph (batch normalisations folded, every node named), and the groups
@@ -44,11 +52,14 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
 
     Raises:
         ModelError: The file can't be read, or `input_shape` doesn't fit the model.
-        ConfigError: `exclude` names a node that doesn't exist, or `input_shape` isn't positive.
+        ConfigError: `exclude` names a node that doesn't exist, `input_shape` isn't positive, or `feed` doesn't fit.
     """
     if input_shape is not None and (not input_shape or min(input_shape) < 1):
         raise ConfigError(f"--input-shape is {list(input_shape)}; expected whole numbers over 0.")
     model, files = read_model(path)
+    inputs = extract_program(model).inputs
+    fed = resolve_feeds(feed, inputs)
+    model = feed_inputs(model, fed, next((spec.name for spec in list_free(inputs, fed)), ""))
     program = extract_program(model)
     if input_shape is not None and lacks_batch_axis(program) and len(input_shape) == len(program.inputs[0].shape or ()):
         input_shape = (1, *input_shape)
@@ -64,7 +75,7 @@ def inspect_model(path: Path, exclude: Collection[str] = (), input_shape: Sequen
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         opset=read_opset(model),
         ir_version=model.ir_version,
-        inputs=tuple(_describe_tensor(spec) for spec in program.inputs),
+        inputs=tuple(_describe_tensor(spec) for spec in inputs),
         outputs=tuple(_describe_tensor(spec) for spec in program.outputs),
         macs=cost.macs,
         parameters=measure_cost(model).parameters,

@@ -25,6 +25,7 @@ from onnx_basisprune.runtime.benchmark import BenchmarkSettings, PairedLatency, 
 from onnx_basisprune.runtime.cold_start import measure_cold_start
 from onnx_basisprune.runtime.environment import describe_environment
 from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
+from onnx_basisprune.runtime.fed_inputs import list_free, resolve_feeds
 from onnx_basisprune.runtime.profiling import profile_nodes
 from onnx_basisprune.runtime.random_input import draw_input
 
@@ -60,11 +61,11 @@ def _evaluate_model(config: EvaluationConfig, progress: Progress) -> EvaluationR
             f"{quote(config.data)} has no labels, so there is no accuracy to measure: sort the images into one "
             "folder per class, give --labels, or compare with another model by --reference."
         )
-    subject = open_subject(config.model, config.threads, config.provider, config.scores)
+    subject = open_subject(config.model, config.threads, config.provider, config.scores, config.feed)
     # The preprocessing is a property of the original model: a worse one might do better with a wrong guess.
     first = subject
     if config.reference is not None:
-        first = open_subject(config.reference, config.threads, config.provider, config.scores)
+        first = open_subject(config.reference, config.threads, config.provider, config.scores, config.feed)
     first, images, detection = _fit_images(first, dataset, config, progress)
     warnings = list(detection.warnings)
     reference = None
@@ -155,6 +156,7 @@ def _time_models(
             max_seconds=config.max_seconds,
             seed=config.seed,
             provider=config.provider,
+            feed=config.feed,
         ),
         progress=follow_fraction(progress),
     )
@@ -194,7 +196,8 @@ def _profile_model(path: Path, latency: Latency, threads: int | None, config: Be
     """Find out how much of a model's latency each of its nodes takes."""
     model = load_model(path)
     program = extract_program(model)
-    feeds = draw_input(program.inputs, latency.batch_size, _get_image_shape(config), config.seed)
+    inputs = list_free(program.inputs, resolve_feeds(config.feed, program.inputs))
+    feeds = draw_input(inputs, latency.batch_size, _get_image_shape(config), config.seed)
     runs = round(1e3 * _PROFILE_SECONDS / latency.median_ms)
     times = profile_nodes(
         path,
@@ -202,6 +205,7 @@ def _profile_model(path: Path, latency: Latency, threads: int | None, config: Be
         threads=threads,
         provider=config.provider,
         runs=min(max(runs, _FEWEST_PROFILE_RUNS), _MOST_PROFILE_RUNS),
+        feed=config.feed,
     )
     return Profile(NodeNames.of(program, [node.name for node in model.graph.node]), times, latency.median_ms)
 
@@ -214,6 +218,7 @@ def _add_cold_start(timing: ModelTiming, model: Path, threads: int | None, confi
         image_shape=_get_image_shape(config),
         threads=threads,
         provider=config.provider,
+        feed=config.feed,
     )
     return replace(timing, **asdict(cold))
 

@@ -20,6 +20,7 @@ class EvaluationConfig(PreprocessConfig):
         reference: The model that `model` was made from, to compare with.
         labels: JSON from folder or file name to class index.
         scores: Name of the output that holds the class scores; `None` for the first floating-point one.
+        feed: What inputs beside the images are fed, each as `NAME=VALUE`.
         limit: At most this many images, drawn evenly over the classes; `None` for all.
         batch_size: Images per batch.
         threads: onnxruntime's intra-op threads; `None` is onnxruntime's default.
@@ -32,6 +33,7 @@ class EvaluationConfig(PreprocessConfig):
     reference: Path | None = None
     labels: Path | None = None
     scores: str | None = None
+    feed: tuple[str, ...] = ()
     limit: int | None = None
     batch_size: int = 64
     threads: int | None = None
@@ -66,6 +68,7 @@ class BenchmarkConfig:
         threads: onnxruntime's intra-op threads, each to be measured; empty for onnxruntime's default.
         provider: onnxruntime's execution provider, such as `cpu`, in any case, with or without its ending.
         input_shape: The input's shape with the batch first; needed where a model leaves height or width open.
+        feed: What inputs beside the images are fed, each as `NAME=VALUE`.
         rounds: Rounds wanted of each measurement; in each, every model is timed once.
         min_seconds: Each measurement goes on until this time has passed, too.
         max_seconds: No round of a measurement starts after this time, except the first five.
@@ -82,6 +85,7 @@ class BenchmarkConfig:
     threads: tuple[int, ...] = ()
     provider: str = DEFAULT_PROVIDER
     input_shape: tuple[int, ...] | None = None
+    feed: tuple[str, ...] = ()
     rounds: int = 30
     min_seconds: float = 2.0
     max_seconds: float = 10.0

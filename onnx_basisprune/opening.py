@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,15 @@ from onnx_basisprune.data.preprocess import Preprocessing
 from onnx_basisprune.errors import ConfigError, ModelError, quote
 from onnx_basisprune.files import hash_files
 from onnx_basisprune.graph.batch_axis import lacks_batch_axis
+from onnx_basisprune.graph.fed_inputs import feed_inputs
 from onnx_basisprune.graph.head import find_head
 from onnx_basisprune.graph.model_io import read_model
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.shapes import check_sizes
-from onnx_basisprune.planning.types import Head, TensorSpec
+from onnx_basisprune.planning.types import FedInput, Head, TensorSpec
 from onnx_basisprune.progress import Progress
 from onnx_basisprune.runtime.evaluation import Predictions, evaluate, to_scores
+from onnx_basisprune.runtime.fed_inputs import list_free, resolve_feeds
 from onnx_basisprune.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -45,15 +47,17 @@ class Subject:
 
     Attributes:
         files: Its file, and those beside it that its weights lie in.
-        model: As read.
+        model: As read, with what `fed` says as defaults.
         session: onnxruntime's view of it.
         head: Where the scores come from; `probe_head` settles a `logits` head.
+        fed: Inputs beside the images.
     """
 
     files: tuple[Path, ...]
     model: ModelProto
     session: Session
     head: Head
+    fed: tuple[FedInput, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
@@ -96,7 +100,11 @@ class Images:
 
 
 def open_subject(
-    path: Path, threads: int | None = None, provider: str = DEFAULT_PROVIDER, scores: str | None = None
+    path: Path,
+    threads: int | None = None,
+    provider: str = DEFAULT_PROVIDER,
+    scores: str | None = None,
+    feed: Sequence[str] = (),
 ) -> Subject:
     """Load a classifier.
 
@@ -105,22 +113,35 @@ def open_subject(
         threads: onnxruntime's intra-op threads; `None` leaves the choice to onnxruntime.
         provider: Execution provider, see `runtime.session.find_provider`.
         scores: Name of the output that holds the class scores; `None` for the first floating-point one.
+        feed: What inputs beside the images are fed, see `runtime.fed_inputs.resolve_feeds`.
 
     Raises:
-        ConfigError: There is no such execution provider or output.
+        ConfigError: There is no such execution provider, output or input.
         ModelError: The file can't be read, or isn't a model with one image input and class scores.
     """
     model, files = read_model(path)
-    program = extract_program(model)
-    if len(program.inputs) != 1:
-        names = ", ".join(quote(spec.name) for spec in program.inputs) or "none"
+    inputs = extract_program(model).inputs
+    fed = resolve_feeds(feed, inputs)
+    free = list_free(inputs, fed)
+    if len(free) != 1:
         raise ModelError(
-            f"{quote(path)} has {len(program.inputs)} inputs ({names}); expected one, for the images: give each of the "
-            "others a default, an initializer of its name."
+            f"{quote(path)} has {len(free)} inputs ({_list_inputs(free)}); expected one, for the images: give each of "
+            "the others a value by --feed NAME=VALUE."
         )
+    model = feed_inputs(model, fed, free[0].name)
+    program = extract_program(model)
     check_sizes(model, path)
     head = replace(find_head(program, scores), has_batch=not lacks_batch_axis(program))
-    return Subject(files, model, Session(path, threads=threads, provider=provider), head)
+    return Subject(files, model, Session(path, threads=threads, provider=provider, feed=feed), head, fed)
+
+
+def _list_inputs(inputs: Sequence[TensorSpec]) -> str:
+    """Return inputs with their types and shapes for a message."""
+    texts = []
+    for spec in inputs:
+        sizes = "..." if spec.shape is None else ", ".join("?" if size is None else str(size) for size in spec.shape)
+        texts.append(f"{quote(spec.name)} {spec.dtype or 'no tensor'}[{sizes}]")
+    return ", ".join(texts) or "none"
 
 
 def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -> tuple[Subject, Images, Images]:

@@ -32,6 +32,7 @@ class CompressionOptions(PreprocessOptions, total=False):
     val: AnyPath | None
     labels: AnyPath | None
     scores: str | None
+    feed: list[str] | tuple[str, ...]
     limit: int | None
     batch_size: int
     threads: int | None
@@ -76,6 +77,7 @@ class EvaluationOptions(PreprocessOptions, total=False):
     reference: AnyPath | None
     labels: AnyPath | None
     scores: str | None
+    feed: list[str] | tuple[str, ...]
     limit: int | None
     batch_size: int
     threads: int | None
@@ -90,6 +92,7 @@ class BenchmarkOptions(TypedDict, total=False):
     threads: list[int] | tuple[int, ...]
     provider: str
     input_shape: list[int] | tuple[int, ...] | None
+    feed: list[str] | tuple[str, ...]
     rounds: int
     min_seconds: float
     max_seconds: float

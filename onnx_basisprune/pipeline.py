@@ -21,6 +21,7 @@ from onnx_basisprune.errors import ValidationError
 from onnx_basisprune.evidence import drop_evidence, keep_evidence
 from onnx_basisprune.files import count_bytes, hash_files, make_staging_folder, publish_files, write_atomically
 from onnx_basisprune.frontier import explore_frontier
+from onnx_basisprune.graph.fed_inputs import unfeed_inputs
 from onnx_basisprune.graph.model_io import load_model, save_model
 from onnx_basisprune.graph.rewrite import set_metadata
 from onnx_basisprune.out_of_memory import suggest_batch_size
@@ -149,7 +150,15 @@ def publish_model(run: Run, model: ModelProto, predicted: ModelMeasurement, outp
         load_model(staged[0])  # refuses a file that isn't a whole model
         try:
             # The model as it is here against the file as it lies there: what went wrong in between shows, too.
-            warning = validate_model(model, staged[0], run.subject.model, run.sample, predicted, run.measure_noise)
+            warning = validate_model(
+                model,
+                staged[0],
+                unfeed_inputs(run.subject.model, run.subject.fed),
+                run.sample,
+                predicted,
+                run.measure_noise,
+                config.feed,
+            )
         except ValidationError as error:
             raise keep_evidence(error, output, staged[0]) from error
         if warning is not None:

@@ -21,6 +21,7 @@ from onnx_basisprune.errors import DataError, quote
 from onnx_basisprune.files import count_bytes
 from onnx_basisprune.foreign import list_black_boxes, record_opaque_shapes
 from onnx_basisprune.graph.cost import measure_cost
+from onnx_basisprune.graph.fed_inputs import unfeed_inputs
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.quantized import refuse_quantized
 from onnx_basisprune.graph.tensors import drop_weights
@@ -95,8 +96,9 @@ class Run:
 
     def predict_file(self, path: Path, images: Images, stage: str) -> Predictions:
         """Return what onnxruntime makes of images with a model file that has the original's inputs and outputs."""
-        session = Session(path, threads=self.config.threads, provider=self.config.provider)
-        return predict_all(replace(self.subject, session=session), images, self.config.batch_size, stage, self.recorder)
+        config = self.config
+        session = Session(path, threads=config.threads, provider=config.provider, feed=config.feed)
+        return predict_all(replace(self.subject, session=session), images, config.batch_size, stage, self.recorder)
 
     def measure_noise(self, x: NDArray[Any]) -> float:
         """Return how far the original's outputs in onnxruntime are from PyTorch's, as a fraction of the largest."""
@@ -104,7 +106,7 @@ class Run:
 
     def restore_form(self, model: ModelProto) -> ModelProto:
         """Return a compressed model in the original's types and with its input, ready to be written."""
-        return leave_working_form(model, self.subject.model)
+        return unfeed_inputs(leave_working_form(model, self.subject.model), self.subject.fed)
 
 
 def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder) -> Run:
@@ -113,7 +115,7 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
     Raises:
         BasispruneError: The model, the images or an option can't be used.
     """
-    subject = open_subject(config.model, config.threads, config.provider, config.scores)
+    subject = open_subject(config.model, config.threads, config.provider, config.scores, config.feed)
     refuse_quantized(subject.model)
     if config.scores is None and len(subject.session.outputs) > 1:
         recorder.note(f"class scores are read from output {quote(subject.head.output)}; --scores chooses another.")
@@ -172,7 +174,7 @@ def open_memory(
         subject.sha256,
         images.dataset.hash_content(),
         images.preprocessing.describe(),
-        (asdict(subject.head), fixed_batch),
+        (asdict(subject.head), fixed_batch, config.feed),
         # Other kernels and sums over other parts round otherwise: a cache that machines share gives each its own.
         [environment["cpu"], environment["versions"], describe_arithmetic()],
     )

@@ -32,6 +32,7 @@ def time_pair(
         min_seconds=min(BenchmarkSettings.min_seconds, max_seconds),
         max_seconds=max_seconds,
         seed=config.seed,
+        feed=config.feed,
     )
     return benchmark_pair(
         config.model,

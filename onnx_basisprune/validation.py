@@ -13,12 +13,14 @@ from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.errors import ValidationError
 from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.cost import measure_cost
+from onnx_basisprune.graph.fed_inputs import feed_inputs
 from onnx_basisprune.graph.half_precision import has_half
 from onnx_basisprune.graph.model_io import passes_full_check, read_opset
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.working_form import take_working_form
 from onnx_basisprune.planning.types import TensorSpec
 from onnx_basisprune.results import ModelMeasurement
+from onnx_basisprune.runtime.fed_inputs import list_free, resolve_feeds
 from onnx_basisprune.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def validate_model(
     images: NDArray[Any],
     predicted: ModelMeasurement,
     measure_noise: MeasureNoise | None = None,
+    feed: Sequence[str] = (),
 ) -> str | None:
     """Check the file that is about to become the result.
 
@@ -56,6 +59,7 @@ def validate_model(
         predicted: Multiply-adds and parameters as planned.
         measure_noise: Returns how far the original's own outputs for a batch are apart in the two runtimes, as a
             fraction of the largest; asked only where the compressed model's are.
+        feed: What inputs beside the images are fed, see `runtime.fed_inputs.resolve_feeds`.
 
     Returns:
         A warning where rounding alone changes the original's outputs so much that these can't be compared closely.
@@ -70,8 +74,10 @@ def validate_model(
         raise ValidationError("the compressed model's inputs or outputs differ from the original's.")
     if read_opset(original) != read_opset(compressed):
         raise ValidationError("the compressed model's opset differs from the original's.")
-    working = take_working_form(compressed)
-    cost = measure_cost(working, {after.inputs[0].name: (1, *images.shape[1:])})
+    fed = resolve_feeds(feed, after.inputs)
+    image = list_free(after.inputs, fed)[0].name
+    working = take_working_form(feed_inputs(compressed, fed, image))
+    cost = measure_cost(working, {image: (1, *images.shape[1:])})
     if (cost.macs, cost.parameters) != (predicted.macs, predicted.parameters):
         raise ValidationError(
             f"the compressed model has {cost.macs:,} MACs and {cost.parameters:,} parameters; the plan predicted "
@@ -82,7 +88,7 @@ def validate_model(
     sizes = _BATCH_SIZES if batch is None else (batch,)
     batches = [np.resize(images, (size, *images.shape[1:])) for size in sizes]
     tolerance = _HALF_TOLERANCE if has_half(compressed) else _TOLERANCE
-    return _compare_batches(Session(written), Executor(program), batches, tolerance, measure_noise)
+    return _compare_batches(Session(written, feed=feed), Executor(program), batches, tolerance, measure_noise)
 
 
 def _read_interface(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

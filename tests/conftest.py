@@ -21,15 +21,18 @@ from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.costing import Prices
 from onnx_basisprune.data.batches import Batch
 from onnx_basisprune.graph.cost import measure_cost
+from onnx_basisprune.graph.fed_inputs import feed_inputs
 from onnx_basisprune.graph.head import find_head
 from onnx_basisprune.graph.model_io import load_model
 from onnx_basisprune.graph.normalize import normalize_model
+from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.working_form import take_working_form
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.progress import Progress, Silence
 from onnx_basisprune.results import Latency, Speedup
 from onnx_basisprune.runtime.benchmark import PairedLatency
 from onnx_basisprune.runtime.cache_folder import CACHE_VARIABLE
+from onnx_basisprune.runtime.fed_inputs import list_free, resolve_feeds
 from onnx_basisprune.runtime.layer_timing import TimingSettings
 from onnx_basisprune.runtime.profiling import NodeTime
 
@@ -256,14 +259,17 @@ class FakeClock:
         **__: Progress,
     ) -> PairedLatency:
         self.pairs += 1
-        a, b = (self._time_model(path, image_shape) for path in (config.model, compressed))
+        a, b = (self._time_model(path, image_shape, config.feed) for path in (config.model, compressed))
         return PairedLatency(
             Latency(a, a, 1, 30), Latency(b, b, 1, 30), Speedup(a / b, a / b, a / b), 1.0, 1.0, np.ones(30), np.ones(30)
         )
 
-    def _time_model(self, path: Path, image_shape: Sequence[int]) -> float:
-        model = take_working_form(onnx.load(path))
-        cost = measure_cost(model, {model.graph.input[0].name: (1, *image_shape)})
+    def _time_model(self, path: Path, image_shape: Sequence[int], feed: Sequence[str]) -> float:
+        model = onnx.load(path)
+        inputs = extract_program(model).inputs
+        fed = resolve_feeds(feed, inputs)
+        image = list_free(inputs, fed)[0].name
+        cost = measure_cost(take_working_form(feed_inputs(model, fed, image)), {image: (1, *image_shape)})
         return 1e-3 * (0.5 * len(cost.nodes) + 1e-3 * cost.macs)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -75,6 +75,7 @@ class Strange:
         image: Shape of one image.
         change: Done to the model in the end.
         options: Of the run.
+        fed: What inputs beside the images are fed; of one image, where their first dimension is open.
         blocked: What the reason of a blocked group begins with.
         uncounted: Nodes whose multiply-adds aren't known.
     """
@@ -89,6 +90,7 @@ class Strange:
     image: tuple[int, ...] = (3, 8, 8)
     change: Change = leave_as_it_is
     options: dict[str, Any] = field(default_factory=dict)
+    fed: dict[str, Array] = field(default_factory=dict)
     blocked: str = ""
     uncounted: tuple[str, ...] = ()
 
@@ -106,9 +108,18 @@ class Strange:
         self.change(model)
         bias = next(tensor for tensor in model.graph.initializer if tensor.name == "fcb")
         values = numpy_helper.to_array(bias)
-        values = values - np.median(run_model(model, self.draw_images())["y"], axis=0).astype(values.dtype)
+        values = values - np.median(self.run(model, self.draw_images())["y"], axis=0).astype(values.dtype)
         bias.CopyFrom(numpy_helper.from_array(values, bias.name))
         return model
+
+    def run(self, model: ModelProto, x: Array) -> dict[str, Array]:
+        """Return the outputs of this model, or one made of it, for images, by name."""
+        return run_model(model, x, self.fed)
+
+    @property
+    def feed(self) -> tuple[str, ...]:
+        """The values of inputs beside the images as options."""
+        return tuple(f"{name}={','.join(map(str, array.flat))}" for name, array in self.fed.items())
 
     def draw_images(self) -> Array:
         """Return float32 images `[COUNT, *image]` of a few directions and some noise."""
@@ -118,19 +129,27 @@ class Strange:
         return np.ascontiguousarray(x.reshape(COUNT, *self.image).astype(np.float32))
 
 
-def run_model(model: ModelProto, x: Array) -> dict[str, Array]:
+def run_model(model: ModelProto, x: Array, fed: Mapping[str, Array] | None = None) -> dict[str, Array]:
     """Return a model's outputs for images, by name."""
+    fed = fed or {}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    spec = session.get_inputs()[0]
+    spec = next(spec for spec in session.get_inputs() if spec.name not in fed)
+    rest = {
+        item.name: np.repeat(fed[item.name][None], len(x), 0)
+        if isinstance([*item.shape, 0][0], str)
+        else fed[item.name]
+        for item in session.get_inputs()
+        if item.name in fed
+    }
     names = [output.name for output in session.get_outputs()]
     x = x.astype(np.float16) if spec.type == "tensor(float16)" else x
     if len(spec.shape) < x.ndim:  # no batch axis
-        rows = [[array.reshape(-1) for array in session.run(names, {spec.name: image})] for image in x]
+        rows = [[array.reshape(-1) for array in session.run(names, {spec.name: image, **rest})] for image in x]
         return {name: np.stack(found) for name, found in zip(names, zip(*rows, strict=True), strict=True)}
     fixed = spec.shape[0] if isinstance(spec.shape[0], int) else len(x)
-    pieces = [session.run(names, {spec.name: piece}) for piece in np.split(x, len(x) // fixed)]
+    pieces = [session.run(names, {spec.name: piece, **rest}) for piece in np.split(x, len(x) // fixed)]
     return {name: np.concatenate(found) for name, found in zip(names, zip(*pieces, strict=True), strict=True)}
 
 
@@ -279,6 +298,44 @@ STRANGE: dict[str, Strange] = {
         image=(20,),
         shapes={"w0": (32, 20), "b0": (32,), "w1": (24, 32), "fc": (CLASSES, 24), "fcb": (CLASSES,)},
     ),
+    "a fed switch, number and vector": Strange(
+        nodes=NET.replace("b = Relu (a)", "r = Relu (a) q, _ = Dropout (r, half, train) b = Mul (q, gain)").replace(
+            "y = Gemm <transB = 1> (h, fc, fcb)", "z = Div (h, temperature) y = Gemm <transB = 1> (z, fc, fcb)"
+        ),
+        inputs="float[1, 12, 1, 1] gain, bool train, float[N, 3, 8, 8] x, float temperature",
+        constants={"half": np.array(0.5, np.float32)},
+        fed={
+            "gain": np.linspace(0.5, 1, 12, dtype=np.float32).reshape(1, 12, 1, 1),
+            "train": np.array(False),
+            "temperature": np.array(0.5, np.float32),
+        },
+    ),
+    "a fed mask and size for each image": Strange(
+        nodes=NET.replace("b = Relu (a)", "r = Relu (a) m = Mul (r, mask) b = Concat <axis = 1> (m, mask)").replace(
+            "y = Gemm <transB = 1> (h, fc, fcb)",
+            """s = Cast <to = 1> (size) z = ReduceMean <axes = [1]> (s) k = Mul (h, z)
+            y = Gemm <transB = 1> (k, fc, fcb)""",
+        ),
+        inputs="float[N, 3, 8, 8] x, float[M, 1, 8, 8] mask, int64[N, 2] size",
+        shapes=SHAPES | {"w1": (16, 13, 3, 3)},
+        fed={"mask": np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8), "size": np.array([1, 3])},
+    ),
+    "a fed input in float16": Strange(
+        nodes=NET.replace("b = Relu (a)", "r = Relu (a) b = Mul (r, mask)"),
+        inputs="float[N, 1, 8, 8] mask, float[N, 3, 8, 8] x",
+        change=make_half,
+        fed={"mask": np.linspace(0, 1, 64, dtype=np.float16).reshape(1, 8, 8)},
+    ),
+    "a fed size without a batch axis": Strange(
+        nodes="u = Unsqueeze (x, first)"
+        + BODY.replace("(x,", "(u,")
+        + """s = Cast <to = 1> (size) q = ReduceProd <keepdims = 0> (s) g = GlobalAveragePool (f) h = Flatten (g)
+        k = Div (h, q) z = Gemm <transB = 1> (k, fc, fcb) y = Squeeze (z, first)""",
+        inputs="int32[2] size, float[3, 8, 8] x",
+        outputs=f"float[{CLASSES}] y",
+        constants={"first": np.array([0])},
+        fed={"size": np.array([2, 3], np.int32)},
+    ),
     "an input with a default": Strange(
         nodes=NET.replace("b = Relu (a)", "r = Relu (a) b = Mul (r, gain)"),
         inputs="float[N, 3, 8, 8] x, float[1] gain",
@@ -290,7 +347,7 @@ STRANGE: dict[str, Strange] = {
 def write_case(strange: Strange, folder: Path) -> CompressionConfig:
     """Write a model and images that are labelled with its own predictions."""
     model, x = strange.make_model(), strange.draw_images()
-    labels = run_model(model, x)["y"].reshape(COUNT, -1).argmax(axis=1)
+    labels = strange.run(model, x)["y"].reshape(COUNT, -1).argmax(axis=1)
     assert len(np.unique(labels)) == CLASSES
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     np.savez(folder / "data.npz", x=x, y=labels)
@@ -304,6 +361,7 @@ def write_case(strange: Strange, folder: Path) -> CompressionConfig:
         threads=1,
         align=1,
         limit=32,
+        feed=strange.feed,
         **strange.options,
     )
 
@@ -322,13 +380,13 @@ def compress_and_check(strange: Strange, folder: Path) -> tuple[CompressionRepor
     assert report.compressed.uncounted_ops == strange.uncounted
     assert [group.blocked_by for group in report.groups if strange.blocked in group.blocked_by]
     x = strange.draw_images()
-    old, new = run_model(before, x), run_model(after, x)
+    old, new = strange.run(before, x), strange.run(after, x)
     assert {name: array.shape for name, array in old.items()} == {name: array.shape for name, array in new.items()}
     # Far from chance, a quarter; cut by 40 % and tuned for five steps.
     assert (old["y"].reshape(COUNT, -1).argmax(1) == new["y"].reshape(COUNT, -1).argmax(1)).mean() >= 0.6
     assert report.compressed.accuracy is not None
     assert report.compressed.accuracy.n == COUNT // 5
-    inspection = inspect_model(config.model, input_shape=(1, *strange.image))
+    inspection = inspect_model(config.model, input_shape=(1, *strange.image), feed=strange.feed)
     assert (inspection.macs, inspection.parameters) == (report.original.macs, report.original.parameters)
     assert inspection.uncounted_ops == strange.uncounted
     return report, before, after
@@ -399,7 +457,9 @@ def test_several_images_are_refused(tmp_path: Path) -> None:
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     config.model.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match=r"has 2 inputs \('x', 'gain'\); expected one, .* others a default"):
+    with pytest.raises(
+        ModelError, match=r"has 2 inputs \('x' float32\[\?, 3, 8, 8\], 'gain' float32\[1\]\); .* --feed"
+    ):
         compress(config)
 
 

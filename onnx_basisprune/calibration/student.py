@@ -122,7 +122,7 @@ def list_trained(program: Program, mode: RecoveryMode, classifier: Operation | N
         classifier: The graph's last operation with weights, `None` where there isn't one.
     """
     wanted = set(classifier.inputs) if classifier is not None else set()
-    refused = set()
+    refused = set(program.defaults)
     for name, is_bias, is_weight in _list_readings(program):
         if is_bias or (is_weight and mode == "full"):
             wanted.add(name)

@@ -53,7 +53,7 @@ def add_batch_axis(model: ModelProto, name: str) -> ModelProto:
         result.graph.initializer.append(numpy_helper.from_array(np.zeros(1, dtype=np.int64), name + _AXES))
     result.graph.node.append(squeeze)
     result.graph.node.extend(model.graph.node)
-    _rename_reads(result, name, name + _SINGLE, start=1)
+    rename_reads(result, name, name + _SINGLE, start=1)
     return result
 
 
@@ -70,7 +70,7 @@ def remove_batch_axis(model: ModelProto, original: ModelProto, name: str) -> Mod
     result.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name != name + _AXES)
     result.graph.value_info.extend(value for value in model.graph.value_info if value.name != name + _SINGLE)
     result.graph.node.extend(node for node in model.graph.node if name + _SINGLE not in node.output)
-    _rename_reads(result, name + _SINGLE, name)
+    rename_reads(result, name + _SINGLE, name)
     return result
 
 
@@ -85,7 +85,7 @@ def _add_axis(value: ValueInfoProto) -> ValueInfoProto:
     return result
 
 
-def _rename_reads(model: ModelProto, old: str, new: str, start: int = 0) -> None:
+def rename_reads(model: ModelProto, old: str, new: str, start: int = 0) -> None:
     """Let all nodes from a position on, and what is in them, read another tensor, in place."""
     nodes = model.graph.node[start:]
     for node in (*nodes, *(node for graph in iterate_graphs(nodes) for node in graph.node)):

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from onnx_basisprune.graph.editing import list_overridable
 from onnx_basisprune.graph.inner_graphs import calls, inline_call, list_outer_names
 from onnx_basisprune.graph.tensors import is_shape_operand
 from onnx_basisprune.planning.types import Operation, Program, TensorSpec
@@ -67,6 +68,7 @@ def _extract_graph(graph: GraphProto, model: ModelProto) -> Program:
         initializers=_Arrays(graph.initializer),
         inputs=tuple(describe_value(value) for value in graph.input if value.name not in names),
         outputs=tuple(describe_value(value) for value in graph.output),
+        defaults=list_overridable(model) if graph is model.graph else frozenset(),
     )
 
 

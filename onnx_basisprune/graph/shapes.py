@@ -218,8 +218,10 @@ def _is_known_but_batch(value: ValueInfoProto) -> bool:
 
 
 def _read_batch(model: ModelProto) -> int:
-    """Return the first dimension of the first input, 1 where it isn't known."""
-    dims = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else ()
+    """Return the first dimension of the first input without a default, 1 where it isn't known."""
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in defaults]
+    dims = inputs[0].type.tensor_type.shape.dim if inputs else ()
     return max(1, dims[0].dim_value) if dims else 1
 
 

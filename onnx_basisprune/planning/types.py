@@ -24,6 +24,25 @@ class TensorSpec:
     shape: tuple[int | None, ...] | None
 
 
+@dataclass(frozen=True, eq=False)
+class FedInput:
+    """An input beside the images, and what every run feeds it.
+
+    Attributes:
+        name: The input's name.
+        value: In the input's type and shape; without the first dimension where `is_per_image`.
+        is_per_image: Whether its first dimension is the batch: every image gets the same value.
+    """
+
+    name: str
+    value: NDArray[Any]
+    is_per_image: bool
+
+    def make_batch(self, count: int) -> NDArray[Any]:
+        """Return what a run of so many images is fed."""
+        return np.repeat(self.value[np.newaxis], count, axis=0) if self.is_per_image else self.value
+
+
 @dataclass(frozen=True)
 class Operation:
     """One node of the graph as plain data.
@@ -58,13 +77,15 @@ class Operation:
 class Program:
     """A graph as plain data: nodes in topological order, weights by name.
 
-    What `calibration` runs; `graph.program.extract_program` makes it.
+    What `calibration` runs; `graph.program.extract_program` makes it. `defaults` are the initializers that a caller may
+    override, because they are inputs, too.
     """
 
     operations: tuple[Operation, ...]
     initializers: Mapping[str, NDArray[Any]]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    defaults: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

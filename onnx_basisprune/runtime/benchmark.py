@@ -41,6 +41,7 @@ class BenchmarkSettings:
         warmup: Runs of each model before the timing; fewer where they would take a tenth of `max_seconds`.
         seed: Seeds the input and the interval.
         provider: Execution provider, see `runtime.session.find_provider`.
+        feed: What inputs beside the images are fed, see `runtime.fed_inputs.resolve_feeds`.
     """
 
     threads: int | None = None
@@ -50,6 +51,7 @@ class BenchmarkSettings:
     warmup: int = 10
     seed: int = 0
     provider: str = CPU
+    feed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +123,13 @@ class _Contender:
         #   intra_op.allow_spinning 0      2.8 / 3.3                         0.80 / 0.72: 0.98 to 1.02
         #   force_spinning_stop 1          2.4 / 3.0                         0.45 / 0.47: 1.00 to 1.03
         # The last is both unbiased and as fast as what users deploy: it spins within a run only.
-        self._session = Session(model, threads=settings.threads, provider=settings.provider, spin_between_runs=False)
+        self._session = Session(
+            model,
+            threads=settings.threads,
+            provider=settings.provider,
+            spin_between_runs=False,
+            feed=settings.feed,
+        )
         self._feeds = draw_input(self._session.inputs, batch_size, image_shape, settings.seed)
         (batch,) = self._feeds.values()
         # Of one image's own number of dimensions: the model has no batch axis.

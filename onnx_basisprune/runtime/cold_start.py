@@ -45,6 +45,7 @@ def measure_cold_start(
     image_shape: Sequence[int] | None = None,
     threads: int | None = None,
     provider: str = CPU,
+    feed: Sequence[str] = (),
 ) -> ColdStart:
     """Load a model in a fresh process and run it once on a random batch.
 
@@ -54,6 +55,7 @@ def measure_cold_start(
         image_shape: Shape of one image without the batch; needed where the model leaves dimensions open.
         threads: onnxruntime's intra-op threads; `None` is onnxruntime's default.
         provider: Execution provider, see `runtime.session.find_provider`.
+        feed: What inputs beside the images are fed, see `runtime.fed_inputs.resolve_feeds`.
 
     Returns:
         Times and memory of that process.
@@ -67,7 +69,7 @@ def measure_cold_start(
             path = Path(folder, "model.onnx")
             path.write_bytes(model)
             return measure_cold_start(
-                path, batch_size=batch_size, image_shape=image_shape, threads=threads, provider=provider
+                path, batch_size=batch_size, image_shape=image_shape, threads=threads, provider=provider, feed=feed
             )
     request = {
         "model": str(model.absolute()),
@@ -75,6 +77,7 @@ def measure_cold_start(
         "image_shape": None if image_shape is None else list(image_shape),
         "threads": threads,
         "provider": provider,
+        "feed": list(feed),
     }
     # `-m` searches the working directory first: that must be the package's own, not wherever the user stands.
     package_home = Path(__file__).resolve().parents[2]
@@ -111,7 +114,12 @@ def _run_child(request: str, package_home: Path) -> subprocess.CompletedProcess[
 
 
 def _time_first_run(
-    model: Path, batch_size: int | None, image_shape: Sequence[int] | None, threads: int | None, provider: str
+    model: Path,
+    batch_size: int | None,
+    image_shape: Sequence[int] | None,
+    threads: int | None,
+    provider: str,
+    feed: Sequence[str],
 ) -> ColdStart:
     """Load and run the model in this process, which must be fresh; see `measure_cold_start`."""
     import onnxruntime  # noqa: F401  # imported before the clock starts
@@ -119,7 +127,7 @@ def _time_first_run(
 
     baseline = int(psutil.Process().memory_info().rss)
     start = perf_counter()
-    session = Session(model, threads=threads, provider=provider)
+    session = Session(model, threads=threads, provider=provider, feed=feed)
     loaded = perf_counter()
     feeds = draw_input(session.inputs, batch_size, image_shape, seed=0)
     before_run = perf_counter()

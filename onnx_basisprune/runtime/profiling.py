@@ -48,6 +48,7 @@ def profile_nodes(
     provider: str = CPU,
     runs: int = 30,
     warmup: int = 5,
+    feed: Sequence[str] = (),
 ) -> tuple[NodeTime, ...]:
     """Run a model under onnxruntime's profiler.
 
@@ -55,11 +56,12 @@ def profile_nodes(
 
     Args:
         model: The serialized model, or its file.
-        feeds: An array for every input, by name.
+        feeds: An array for every input that `feed` doesn't name, by name.
         threads: onnxruntime's intra-op threads; `None` is onnxruntime's default.
         provider: Execution provider, see `runtime.session.find_provider`.
         runs: Runs that count, at least 1.
         warmup: Runs before them.
+        feed: What inputs beside the images are fed, see `runtime.fed_inputs.resolve_feeds`.
 
     Returns:
         The nodes of the optimised graph in the order in which they ran; nodes of subgraphs count with the If, Loop or
@@ -71,7 +73,7 @@ def profile_nodes(
         OutputError: The profile can't be written to the system's folder for temporary files.
     """
     with make_scratch_folder() as folder:
-        session = Session(model, threads=threads, provider=provider, profile_prefix=folder / "profile")
+        session = Session(model, threads=threads, provider=provider, feed=feed, profile_prefix=folder / "profile")
         try:
             for _ in range(warmup + runs):
                 session.run(feeds)

@@ -35,8 +35,8 @@ def draw_input(
     if len(inputs) != 1:
         names = ", ".join(quote(spec.name) for spec in inputs)
         raise ModelError(
-            f"The model has {len(inputs)} inputs ({names}); expected the images only; turn the others into "
-            "initializers."
+            f"The model has {len(inputs)} inputs ({names}); expected the images only; give each of the others a "
+            "value by --feed NAME=VALUE."
         )
     spec = inputs[0]
     shape = _resolve_shape(spec, batch_size, image_shape)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_basisprune.errors import ConfigError, DataError, ModelError, is_out_of_memory, quote
 from onnx_basisprune.planning.types import TensorSpec
+from onnx_basisprune.runtime.fed_inputs import list_free, resolve_feeds
 from onnx_basisprune.runtime.run_watch import RunWatch
 
 CPU = "cpu"
@@ -56,15 +57,17 @@ class Session:
         provider: Execution provider, see `find_provider`; what it can't run goes to the CPU.
         spin_between_runs: Whether the threads go on waiting busily after a run, as they do by default. Where
             several sessions take turns, they then fight for the cores.
+        feed: What inputs beside the images are fed in every run, see `resolve_feeds`.
         profile_prefix: Where onnxruntime's profiler writes, without the end of the name; `None` for no profile.
 
     Attributes:
-        inputs: What `run` must be fed; initializers that may be overridden are not among them.
+        inputs: What `run` must be fed; neither initializers that may be overridden nor what `feed` names.
         outputs: What `run` returns by default, in this order.
         fixed_batch: The first input's first dimension where the model fixes it, else `None`.
 
     Raises:
-        ConfigError: The execution provider isn't offered, or doesn't work on this machine, or the threads are too many.
+        ConfigError: The execution provider isn't offered, or doesn't work on this machine; the threads are too many;
+            `feed` doesn't fit.
         ModelError: onnxruntime can't read the model or has no kernel for one of its operators.
     """
 
@@ -75,6 +78,7 @@ class Session:
         threads: int | None = None,
         provider: str = CPU,
         spin_between_runs: bool = True,
+        feed: Sequence[str] = (),
         profile_prefix: Path | None = None,
     ) -> None:
         import onnxruntime
@@ -107,7 +111,9 @@ class Session:
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = _LOG_FATAL
         self._watch = RunWatch(self._run_options)
-        self.inputs = tuple(_describe_tensor(value) for value in self._session.get_inputs())
+        inputs = tuple(_describe_tensor(value) for value in self._session.get_inputs())
+        self._fed = resolve_feeds(feed, inputs)
+        self.inputs = list_free(inputs, self._fed)
         self.outputs = tuple(_describe_tensor(value) for value in self._session.get_outputs())
         shape = self.inputs[0].shape if self.inputs else None
         self.fixed_batch = shape[0] if shape else None
@@ -116,7 +122,7 @@ class Session:
         """Run the model once.
 
         Args:
-            feeds: An array for every input, by name.
+            feeds: An array for every one of `inputs`, by name.
             outputs: Names of the outputs wanted; `None` for all of them.
 
         Returns:
@@ -128,10 +134,14 @@ class Session:
             MemoryError: Memory doesn't suffice.
         """
         names = None if outputs is None else list(outputs)
+        feeds = dict(feeds)
+        if self._fed:
+            count = len(next(iter(feeds.values())))
+            feeds.update((item.name, item.make_batch(count)) for item in self._fed)
         self._watch.begin()
         try:
             with self._explained("onnxruntime can't run it", "check the input's shape and type"):
-                results: list[NDArray[Any]] = self._session.run(names, dict(feeds), self._run_options)
+                results: list[NDArray[Any]] = self._session.run(names, feeds, self._run_options)
         except ModelError as error:
             self._watch.explain(self._label, error)
             raise
@@ -193,8 +203,8 @@ class Session:
         if len(self.inputs) != 1:
             names = ", ".join(quote(spec.name) for spec in self.inputs)
             raise ModelError(
-                f"{self._label} has {len(self.inputs)} inputs ({names}); expected the images only; turn the "
-                "others into initializers."
+                f"{self._label} has {len(self.inputs)} inputs ({names}); expected the images only; give "
+                "each of the others a value by --feed NAME=VALUE."
             )
         if x.ndim == 0 or len(x) == 0:
             raise DataError(f"No images to run {self._label} on: got shape {x.shape}; expected at least one.")
