@@ -66,6 +66,7 @@ def list_compensated(network: Network, statistics: Mapping[str, ReadStatistics])
         outputs = shapes[operation.outputs[0]][1:2]  # a Gemm may broadcast a single value
         if (
             values is None
+            or bias in network.program.defaults
             or values.shape != outputs
             or readers[bias] != 1
             or operation.attributes.get("beta", 1.0) == 0.0

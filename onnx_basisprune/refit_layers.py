@@ -29,7 +29,7 @@ def list_refit_layers(
 ) -> tuple[RefitLayer, ...]:
     """Return the layers that a cut changed and that can be re-fitted, in the order of their nodes.
 
-    Not those whose weight or bias is computed, shared, or locked, and no grouped ConvTranspose.
+    Not those whose weight or bias is computed, shared, locked, or an input's default, and no grouped ConvTranspose.
 
     Args:
         network: The original.
@@ -92,7 +92,7 @@ class _LayerFinder:
         self._free = {
             name
             for name, array in student.initializers.items()
-            if counts[name] == 1 and name not in locked and array.dtype == np.float32
+            if counts[name] == 1 and name not in {*locked, *student.defaults} and array.dtype == np.float32
         }
         self._outputs = {spec.name for spec in student.outputs} | set(locked)
 

@@ -427,6 +427,22 @@ def test_outputs_beside_the_scores_keep_their_values_where_nothing_they_share_is
     np.testing.assert_array_equal(run_model(after, x)["side"], run_model(before, x)["side"])
 
 
+def test_defaults_of_inputs_are_never_trained(tmp_path: Path) -> None:
+    strange = STRANGE["an input with a default"]
+    nodes = strange.nodes.replace("y = Gemm", "z = Gemm") + "y = Add (z, shift)"
+    strange = replace(
+        strange,
+        nodes=nodes,
+        inputs=f"{strange.inputs}, float[{CLASSES}] shift, float[{CLASSES}] fcb",
+        constants=strange.constants | {"shift": np.linspace(0, 0.1, CLASSES, dtype=np.float32)},
+        options={"recover": "full"},
+    )
+    _, before, after = compress_and_check(strange, tmp_path)
+    kept = {tensor.name: tensor for tensor in after.graph.initializer}
+    for name in ("gain", "shift", "fcb"):
+        assert kept[name] == next(tensor for tensor in before.graph.initializer if tensor.name == name)
+
+
 def test_scores_of_another_name_are_refused(tmp_path: Path) -> None:
     config = write_case(STRANGE["several outputs"], tmp_path)
     with pytest.raises(ConfigError, match=r"--scores 'q': .* expected one of 'p', 'y', 'side'"):
