@@ -23,8 +23,10 @@ from onnx import ModelProto
 
 from onnx_basisprune.assessment import Assessment, BasisKind, Calibration, Prune, assess_network
 from onnx_basisprune.budget import Budget, list_removed, plan_cut
-from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
+from onnx_basisprune.calibration.lessons import RecoverySettings
+from onnx_basisprune.calibration.recovery import Distillation
 from onnx_basisprune.calibration.student import RecoveryMode
+from onnx_basisprune.calibration.teacher import Teacher
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.graph.head import find_classifier
@@ -111,16 +113,11 @@ class Bench:
     ) -> tuple[ModelProto, RecoveryReport]:
         """Tune a cut model on the calibration images."""
         student = extract_program(model)
-        distillation = Distillation(
-            self.network.program,
-            student,
-            self.subject.head,
-            find_classifier(student, self.subject.head),
-            {name: names.scaling for name, names in pairs.items()},
-            self.images.load,
-            len(self.images),
-            RecoverySettings(steps, 128, 128, "shift+flip", "nchw", self.seed, mode=mode),
-        )
+        settings = RecoverySettings(steps, 128, 128, "shift+flip", "nchw", self.seed, mode=mode)
+        teacher = Teacher(self.network.program, self.subject.head, self.images.load, len(self.images), settings)
+        classifier = find_classifier(student, self.subject.head)
+        scaling_weights = {name: names.scaling for name, names in pairs.items()}
+        distillation = Distillation(teacher, student, classifier, scaling_weights)
         arrays, report = distillation.recover()
         return replace_initializers(model, arrays), report
 

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from onnx_basisprune.budget import PlannedCut
-from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings
+from onnx_basisprune.calibration.recovery import Distillation
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.head import find_classifier
@@ -26,11 +24,6 @@ from onnx_basisprune.scratch import make_scratch_folder
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-# Images per step of the recovery; large ones cost more and teach more each.
-_RECOVERY_BATCH = 128
-_RECOVERY_BATCH_LARGE = 32
-_LARGE_IMAGE = 3 * 64 * 64
 
 
 @dataclass(frozen=True)
@@ -95,33 +88,13 @@ def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predict
 
 def _recover(run: Run, model: ModelProto, pairs: Mapping[str, PairNames]) -> tuple[ModelProto, RecoveryReport]:
     """Tune the weights that `--recover` names."""
-    config, head = run.config, run.calibration.head
-    student = read_program(model)
-    is_large = np.prod([size or 1 for size in run.images.load(np.arange(1)).shape]) > _LARGE_IMAGE
-    settings = RecoverySettings(
-        steps=config.recover_steps,
-        batch_size=_RECOVERY_BATCH_LARGE if is_large else _RECOVERY_BATCH,
-        chunk_size=run.calibration.fixed_batch or config.batch_size,
-        augmentation=config.augment,
-        layout=run.images.preprocessing.layout,
-        seed=config.seed,
-        fixed_batch=run.calibration.fixed_batch,
-        mode="full" if config.recover == "full" else "scale",
-    )
-    run.recorder.start("recovery", config.recover_steps)
+    student, steps = read_program(model), run.config.recover_steps
+    run.recorder.start("recovery", steps)
+    classifier = find_classifier(student, run.calibration.head)
     distillation = Distillation(
-        run.network.program,
-        student,
-        head,
-        find_classifier(student, head),
-        {name: names.scaling for name, names in pairs.items()},
-        run.images.load,
-        len(run.images),
-        settings,
+        run.teacher, student, classifier, {name: names.scaling for name, names in pairs.items()}
     )
-    arrays, report = distillation.recover(
-        run.recorder.advance, restart=lambda: run.recorder.start("recovery", config.recover_steps)
-    )
+    arrays, report = distillation.recover(run.recorder.advance, restart=lambda: run.recorder.start("recovery", steps))
     if not report.kept:
         run.recorder.warn("the recovery made nothing better on held-out images; the weights stay as they were planned.")
     return replace_initializers(model, arrays), report

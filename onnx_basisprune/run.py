@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from onnx_basisprune.assessment import Calibration
 from onnx_basisprune.cache import open_cache
 from onnx_basisprune.calibration.batching import can_batch
 from onnx_basisprune.calibration.executor import Executor
+from onnx_basisprune.calibration.lessons import RecoverySettings
 from onnx_basisprune.calibration.precision import describe_arithmetic
+from onnx_basisprune.calibration.teacher import Teacher
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.destination import check_data_files
 from onnx_basisprune.errors import DataError, quote
@@ -39,6 +42,12 @@ from onnx_basisprune.validation import compare_runtimes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+
+# Images per step of the recovery; large ones cost more and teach more each.
+_RECOVERY_BATCH = 128
+_RECOVERY_BATCH_LARGE = 32
+_LARGE_IMAGE = 3 * 64 * 64
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,23 @@ class Run:
         config = self.config
         session = Session(path, threads=config.threads, provider=config.provider, feed=config.feed)
         return predict_all(replace(self.subject, session=session), images, config.batch_size, stage, self.recorder)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The original as the teacher of every candidate that is recovered."""
+        config, fixed_batch = self.config, self.calibration.fixed_batch
+        is_large = np.prod([size or 1 for size in self.images.load(np.arange(1)).shape]) > _LARGE_IMAGE
+        settings = RecoverySettings(
+            steps=config.recover_steps,
+            batch_size=_RECOVERY_BATCH_LARGE if is_large else _RECOVERY_BATCH,
+            chunk_size=fixed_batch or config.batch_size,
+            augmentation=config.augment,
+            layout=self.images.preprocessing.layout,
+            seed=config.seed,
+            fixed_batch=fixed_batch,
+            mode="full" if config.recover == "full" else "scale",
+        )
+        return Teacher(self.network.program, self.calibration.head, self.images.load, len(self.images), settings)
 
     def measure_noise(self, x: NDArray[Any]) -> float:
         """Return how far the original's outputs in onnxruntime are from PyTorch's, as a fraction of the largest."""

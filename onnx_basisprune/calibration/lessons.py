@@ -8,21 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnx_basisprune.calibration.augment import augment_images
+from onnx_basisprune.calibration.augment import Augmentation, augment_images
 from onnx_basisprune.calibration.gradient_pass import to_channels_last
 from onnx_basisprune.calibration.image_store import ImageStore
-
-if TYPE_CHECKING:
-    from onnx_basisprune.calibration.recovery import RecoverySettings
+from onnx_basisprune.calibration.student import RecoveryMode
 
 # Views of each image, on average, before they come again.
 _VIEWS = 8
+
+
+@dataclass(frozen=True)
+class RecoverySettings:
+    """How to recover.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Images per step.
+        chunk_size: Images run at once; a step adds up the gradients of its chunks.
+        augmentation: What is done to the images.
+        layout: Where their channel axis is.
+        seed: Seeds the split, the draws and the augmentation.
+        fixed_batch: Batch size that the graphs insist on, at least `chunk_size`; `None` where they take any.
+        mode: What is trained.
+    """
+
+    steps: int
+    batch_size: int
+    chunk_size: int
+    augmentation: Augmentation
+    layout: Literal["nchw", "nhwc"]
+    seed: int
+    fixed_batch: int | None = None
+    mode: RecoveryMode = "scale"
 
 
 @dataclass(frozen=True)

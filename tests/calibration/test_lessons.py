@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from onnx_basisprune.calibration.image_store import ImageStore
-from onnx_basisprune.calibration.lessons import Lessons, split_indices
-from onnx_basisprune.calibration.recovery import RecoverySettings
+from onnx_basisprune.calibration.lessons import Lessons, RecoverySettings, split_indices
 
 SETTINGS = RecoverySettings(
     steps=1, batch_size=10, chunk_size=4, augmentation="shift+flip", layout="nchw", seed=0, mode="full"

@@ -12,8 +12,10 @@ from torch.nn import functional
 
 import onnx_basisprune.calibration.recovery as recovery
 from onnx_basisprune.calibration.executor import Executor
-from onnx_basisprune.calibration.recovery import Distillation, RecoverySettings, distillation_loss
+from onnx_basisprune.calibration.lessons import RecoverySettings
+from onnx_basisprune.calibration.recovery import Distillation, distillation_loss
 from onnx_basisprune.calibration.student import RecoveryMode
+from onnx_basisprune.calibration.teacher import Teacher
 from onnx_basisprune.planning.types import Head, Operation, Program, TensorSpec
 
 SOFTMAX, SIGMOID = Head("softmax", "z", "p"), Head("sigmoid", "z", "p")
@@ -82,7 +84,8 @@ def make_distillation(
 ) -> Distillation:
     student = make_student(rank)
     classifier = student.operations[-1]
-    return Distillation(make_teacher(), student, head, classifier, {"c2": "c2.w.scaling"}, load_images, count, settings)
+    teacher = Teacher(make_teacher(), head, load_images, count, settings)
+    return Distillation(teacher, student, classifier, {"c2": "c2.w.scaling"})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -138,9 +141,22 @@ def test_full_tunes_every_weight_and_does_better() -> None:
 def test_student_of_the_caller_is_not_changed() -> None:
     student = make_student(2)
     copies = {name: values.copy() for name, values in student.initializers.items()}
-    Distillation(make_teacher(), student, SOFTMAX, None, {"c2": "c2.w.scaling"}, load_images, COUNT, SETTINGS).recover()
+    teacher = Teacher(make_teacher(), SOFTMAX, load_images, COUNT, SETTINGS)
+    Distillation(teacher, student, None, {"c2": "c2.w.scaling"}).recover()
     for name, values in copies.items():
         np.testing.assert_array_equal(student.initializers[name], values)
+
+
+def test_students_of_one_teacher_learn_the_same_whoever_was_taught_before() -> None:
+    settings = replace(SETTINGS, steps=6, augmentation="shift+flip")
+    alone, report = make_distillation(settings=settings).recover()
+    teacher = Teacher(make_teacher(), SOFTMAX, load_images, COUNT, settings)
+    for rank in (4, 2):
+        student = make_student(rank)
+        last, again = Distillation(teacher, student, student.operations[-1], {"c2": "c2.w.scaling"}).recover()
+    assert again.curve == report.curve
+    for name, values in alone.items():
+        np.testing.assert_array_equal(values, last[name])
 
 
 def test_a_seed_repeats_and_another_differs() -> None:
@@ -277,7 +293,7 @@ def test_nothing_to_tune() -> None:
     pool = [step("GlobalAveragePool", ["c1"], "g"), step("Flatten", ["g"], "z")]
     teacher = Program((conv, *pool), {"c1.w": WEIGHTS["c1.w"]}, INPUTS, ())
     student = replace(teacher, initializers={"c1.w": 1.1 * WEIGHTS["c1.w"]})
-    arrays, report = Distillation(teacher, student, SOFTMAX, None, {}, load_images, COUNT, SETTINGS).recover()
+    arrays, report = Distillation(Teacher(teacher, SOFTMAX, load_images, COUNT, SETTINGS), student, None, {}).recover()
     assert arrays == {}
     assert (report.steps, report.kept) == (0, False)
     assert report.held_out_loss_after == report.held_out_loss_before > 0
