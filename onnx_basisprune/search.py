@@ -2,7 +2,7 @@
 
 Three parts of the images have a task each: candidates are made from the first, chosen on the second, and the third is
 looked at for the claim only. A candidate is accepted where its estimated drop on the second part plus one standard
-error is within the bound.
+error is within the bound, and claimed where it is on the third.
 
 Budgets are tried without recovery first, which is quick: they tell from where on it is needed. From there on each
 budget is tried with it, the next where a line through what was found meets the bound, down to the smallest that is
@@ -164,14 +164,14 @@ class Search:
     def claim(self) -> tuple[Candidate, int]:
         """Return the smallest accepted candidate that holds the bound on the images for the claim, and the looks taken.
 
-        Who looks again after a failed claim picks what happens to look good on these images: from the second look on
-        the drop must hold with its standard error. Where none holds, the model stays as it is.
+        The smallest of what was accepted is the one that luck has helped most, and so is what holds at a second look:
+        here, too, the drop counts with its standard error. Where none holds, the model stays as it is.
         """
         run = self.outlook.run
         for looks, target in enumerate(sorted(self.accepted), start=1):
             candidate = self.accepted[target]
             predictions = predict_candidate(run, candidate, run.validation)
-            error = estimate_standard_error(run.baseline, predictions) if looks > 1 else 0.0
+            error = estimate_standard_error(run.baseline, predictions)
             if compare(run.baseline, predictions).estimate + error <= self.bound:
                 return candidate, looks
         return build_candidate(run, self.outlook.prospect, self.outlook.plan(1.0), tune=False), len(self.accepted)

@@ -108,14 +108,13 @@ def test_a_failed_claim_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.claims > 1
 
 
-def test_after_a_failed_claim_the_standard_error_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 0.95 pp holds at the first look; at the second, on 10,000 images, its error of 0.097 is too much.
-    first = World(monkeypatch, lose_below(0.4, 0.2), claimed=lambda _kept, _tune: 0.95)
-    assert first.run()[1].claims == 1
-    later = World(monkeypatch, lose_below(0.4, 0.2), claimed=lambda kept, _: 5.0 if kept < 0.22 else 0.95)
-    candidate, report = later.run()
-    assert report.claims > 1
-    assert candidate.planned.left == 100
+def test_a_claim_counts_with_its_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 0.85 pp holds; with the error of 0.097 on 10,000 images 0.95 pp doesn't, be it the first look or a later one.
+    world = World(monkeypatch, lose_below(0.4, 0.2), claimed=lambda _kept, _tune: 0.85)
+    assert world.run()[1].claims == 1
+    for claimed in (lambda _kept, _tune: 0.95, lambda kept, _tune: 5.0 if kept < 0.22 else 0.95):
+        candidate, _ = World(monkeypatch, lose_below(0.4, 0.2), claimed=claimed).run()
+        assert candidate.planned.left == 100
 
 
 def test_where_nothing_holds_the_model_stays(monkeypatch: pytest.MonkeyPatch) -> None:
