@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 _RIDGE = 1e-4
-# Of the uncentred moments: a variance below this is what rounding leaves of a constant.
+# Of all channels' uncentred moments: a variance below this is what rounding leaves of a constant, or of a channel that
+# is all but silent beside those that go and can't speak for them.
 _FLOOR = 1e-9
 
 
@@ -62,7 +63,7 @@ def regress_removed(
     gone = ~kept
     second = statistics.outer / statistics.positions
     importance = weights[np.ix_(gone, gone)]
-    floor = _FLOOR * float(np.mean(np.diag(second)[kept])) + np.finfo(np.float64).tiny
+    floor = _FLOOR * float(np.mean(np.diag(second))) + np.finfo(np.float64).tiny
     origin, origin_error = _solve(second, kept, floor)
     mean = statistics.mean
     centred, centred_error = _solve(second - np.outer(mean, mean), kept, floor)
