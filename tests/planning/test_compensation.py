@@ -139,7 +139,7 @@ def test_one_image_is_enough_to_solve() -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-6])
 @pytest.mark.parametrize("can_shift", [False, True])
 def test_channels_that_are_all_but_silent_do_not_speak_for_loud_ones(scale: float, *, can_shift: bool) -> None:
-    """Behind a closed gate: correlated with what goes, but weights of 1 / scale would blow up whatever differs a bit."""
+    """Behind a closed gate: correlated with what goes, but weights of 1 / scale would blow up any difference."""
     x = draw(0.0, seed=3)
     x[:, ~KEPT] = 1e3 * x[:, KEPT][:, :2]
     x[:, KEPT] *= scale
