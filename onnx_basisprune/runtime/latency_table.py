@@ -17,6 +17,8 @@ from typing import Any
 from onnx_basisprune.errors import ConfigError, quote
 
 _FORMAT_VERSION = 1
+# Many times what any kernel computes at once.
+_LARGEST_BLOCK = 1024
 # What a file holds.
 _FIELDS = frozenset({"environment", "block", "overhead", "layers", "models", "scales"})
 
@@ -81,7 +83,7 @@ def _is_sound(table: LatencyTable) -> bool:
     return (
         isinstance(table.environment, dict)
         and type(table.block) is int
-        and table.block >= 1
+        and 1 <= table.block <= _LARGEST_BLOCK
         and all(type(number) in (int, float) and math.isfinite(number) and number >= 0 for number in numbers)
         and all(positive)
     )

@@ -111,6 +111,7 @@ def test_a_table_with_one_strange_field_is_none_or_sound(tmp_path: Path, field: 
         {"format_version": 2},
         {"format_version": None},
         {"block": 0},
+        {"block": 10**30},
         {"block": True},
         {"block": 8.0},
         {"overhead": -1.0},
