@@ -59,7 +59,8 @@ class TableFile:
             other = read_table(self._path)
             if other is not None:
                 self.table.merge(other)
-            write_atomically(self.table.render().encode(), self._path, force=True)
+            text = self.table.render(sealed=not self._is_named)
+            write_atomically(text.encode(), self._path, force=True)
         except (OSError, OutputError) as error:
             if self._is_named:
                 raise

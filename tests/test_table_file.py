@@ -78,7 +78,7 @@ def test_each_environment_has_a_table_of_its_own(cache: Path, probes: list[str])
     assert TableFile(None, TimingSettings(1, "CPUExecutionProvider")).table.layers == {"a": 1.0}
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "foreign", "junk", "nan", "folder"])
+@pytest.mark.parametrize("damage", ["truncate", "empty", "foreign", "junk", "nan", "digit", "folder"])
 def test_a_damaged_table_is_measured_again(cache: Path, probes: list[str], damage: str) -> None:
     fill(None, a=1.0)
     (path,) = cache.iterdir()
@@ -93,6 +93,8 @@ def test_a_damaged_table_is_measured_again(cache: Path, probes: list[str], damag
         path.write_text(json.dumps(content), encoding="utf-8")
     elif damage == "nan":
         path.write_text(json.dumps({**content, "layers": {"a": float("nan")}}), encoding="utf-8")
+    elif damage == "digit":
+        path.write_text(path.read_text(encoding="utf-8").replace('"a": 1.0', '"a": 9.0'), encoding="utf-8")
     else:
         path.write_bytes(b"" if damage == "empty" else b"\xff{")
     again = TableFile(None, SETTINGS)
@@ -135,6 +137,16 @@ def test_a_named_table_is_made(cache: Path, probes: list[str], tmp_path: Path) -
     assert found is not None
     assert found.layers == {"a": 1.0}
     assert not cache.exists()
+
+
+def test_the_users_table_can_be_pinned_and_a_named_one_edited(cache: Path, probes: list[str], tmp_path: Path) -> None:
+    fill(None, a=1.0)
+    (path,) = cache.iterdir()
+    assert TableFile(path, SETTINGS).table.layers == {"a": 1.0}
+    named = tmp_path / "table.json"
+    fill(named, a=1.0)
+    named.write_text(named.read_text(encoding="utf-8").replace('"a": 1.0', '"a": 9.0'), encoding="utf-8")
+    assert TableFile(named, SETTINGS).table.layers == {"a": 9.0}
 
 
 def test_a_pinned_table_never_changes(cache: Path, probes: list[str], tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from onnx_basisprune.errors import ConfigError, quote
 _FORMAT_VERSION = 1
 # Many times what any kernel computes at once.
 _LARGEST_BLOCK = 1024
+# The digest of all else in a file.
+_SEAL = "sha256"
 # What a file holds.
 _FIELDS = frozenset({"environment", "block", "overhead", "layers", "models", "scales"})
 
@@ -46,10 +48,15 @@ class LatencyTable:
     scales: dict[str, float] = field(default_factory=dict)
     pinned: bool = False
 
-    def render(self) -> str:
-        """Return the table as JSON; the same content gives the same text."""
+    def render(self, *, sealed: bool = False) -> str:
+        """Return the table as JSON; the same content gives the same text.
+
+        Args:
+            sealed: Whether it says its own digest, so that any change to it shows; one for people to edit doesn't.
+        """
         content = {key: value for key, value in asdict(self).items() if key in _FIELDS}
-        return json.dumps({"format_version": _FORMAT_VERSION, **content}, indent=1, sort_keys=True) + "\n"
+        seal = {_SEAL: self.digest()} if sealed else {}
+        return json.dumps({"format_version": _FORMAT_VERSION, **content, **seal}, indent=1, sort_keys=True) + "\n"
 
     def digest(self) -> str:
         """Return the SHA-256 of `render`."""
@@ -67,10 +74,11 @@ def read_table(path: Path) -> LatencyTable | None:
     """Read a table; `None` where there is none, or the file is damaged or of another format."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        seal = content.pop(_SEAL, None)
         if content.pop("format_version") != _FORMAT_VERSION or content.keys() - _FIELDS:
             return None
         table = LatencyTable(**content)
-        return table if _is_sound(table) else None
+        return table if _is_sound(table) and seal in (None, table.digest()) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
