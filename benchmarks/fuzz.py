@@ -3,10 +3,10 @@
     python benchmarks/fuzz.py --shared ../shared --cases 5000
     python benchmarks/fuzz.py --shared ../shared --case 1234
 
-Every model is damaged in its bytes (truncated, flipped, spliced) or in its structure (`fuzz_mutations.py`), then read
-by `inspect`, a share of them by a small `compress`. Cases are seeded: `--case` runs one again, `--keep` writes a file.
-Each has a limit of time and of memory. Prints a table of outcomes and each failing case; the exit code is 1 if there
-is any:
+Every model is damaged in its bytes (truncated, flipped, spliced) or in its structure (`fuzz_mutations.py`,
+`fuzz_constructs.py`), then read by `inspect`, a share of them by a small `compress`, by `evaluate` or by `benchmark`.
+Cases are seeded: `--case` runs one again, `--keep` writes a file. Each has a limit of time and of memory. Prints a
+table of outcomes and each failing case; the exit code is 1 if there is any:
 
     ok         done; what was written loads and runs in onnxruntime
     error      one clear line and exit code 1 or 2
@@ -35,6 +35,8 @@ GOOD = ("ok", "error")
 # Cases of a file of 60 MB take as long as twenty of a small one.
 _SMALL_BYTES = 2**21
 LARGE_WEIGHT = 0.03
+# Of all cases, by `evaluate` and as many by `benchmark`.
+MEASURE_SHARE = 0.05
 # Address space; what a case may really add is far below.
 MEMORY_GIB = 8.0
 GROWTH_GIB = 1.5
@@ -57,13 +59,13 @@ class Worker:
         other.close()
         self._count = 0
 
-    def run(self, original: Path, seed: str, *, compresses: bool, seconds: float) -> tuple[str, str]:
+    def run(self, original: Path, seed: str, command: str, *, seconds: float) -> tuple[str, str]:
         """Run one case; return its outcome and what there is to say about it."""
         if self._count == CASES_PER_PROCESS:
             self.stop()
             self._start()
         self._count += 1
-        self._pipe.send((original, seed, compresses))
+        self._pipe.send((original, seed, command))
         try:
             if self._pipe.poll(seconds):
                 outcome, detail, grown = self._pipe.recv()
@@ -84,11 +86,14 @@ class Worker:
         self._process.join()
 
 
-def choose_case(models: list[Path], seed: int, index: int, compress_share: float) -> tuple[Path, str, bool]:
-    """Return the model, the seed and whether to compress, for a case's number."""
+def choose_case(models: list[Path], seed: int, index: int, compress_share: float) -> tuple[Path, str, str]:
+    """Return the model, the seed and the command, for a case's number."""
     rng = random.Random(f"{seed}:{index}")  # noqa: S311  # nothing secret
     weights = [1.0 if path.stat().st_size < _SMALL_BYTES else LARGE_WEIGHT for path in models]
-    return rng.choices(models, weights)[0], f"{seed}:{index}", rng.random() < compress_share
+    path = rng.choices(models, weights)[0]
+    shares = {"compress": compress_share, "evaluate": MEASURE_SHARE, "benchmark": MEASURE_SHARE}
+    rest = max(0.0, 1.0 - sum(shares.values()))
+    return path, f"{seed}:{index}", rng.choices([*shares, "inspect"], [*shares.values(), rest])[0]
 
 
 def main() -> None:
@@ -105,16 +110,15 @@ def main() -> None:
     options = parser.parse_args()
     models = [*sorted(SAMPLE.glob("*.onnx")), *(sorted(options.shared.glob("models/*.onnx")) if options.shared else ())]
     if options.case is not None:
-        path, seed, compresses = choose_case(models, options.seed, options.case, options.compress)
-        outcome, detail, text = run_case(path, seed, compresses=compresses, keep=options.keep)
-        print(f"{text}{outcome}: {path.name} {'compress' if compresses else 'inspect'} {detail}")
+        path, seed, command = choose_case(models, options.seed, options.case, options.compress)
+        outcome, detail, text = run_case(path, seed, command, keep=options.keep)
+        print(f"{text}{outcome}: {path.name} {command} {detail}")
         return
     counts: Counter[tuple[str, str]] = Counter()
     worker, started = Worker(), time.monotonic()
     for index in range(options.start, options.start + options.cases):
-        path, seed, compresses = choose_case(models, options.seed, index, options.compress)
-        outcome, detail = worker.run(path, seed, compresses=compresses, seconds=options.seconds)
-        command = "compress" if compresses else "inspect"
+        path, seed, command = choose_case(models, options.seed, index, options.compress)
+        outcome, detail = worker.run(path, seed, command, seconds=options.seconds)
         counts[f"{command} {path.stem}", outcome] += 1
         if outcome not in GOOD:
             print(f"{outcome:<10} --case {index} {command} {path.stem}: {detail[:600]}", flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+from fuzz_constructs import CONSTRUCTS
 from fuzz_tensors import (
     DOMAINS,
     FLOATS,
@@ -76,8 +77,8 @@ def mutate_structure(model: ModelProto, rng: random.Random) -> list[str]:
         mutation = rng.choice(MUTATIONS)
         try:
             mutation(model, rng)
-        except (ValueError, TypeError, IndexError, ProtobufError):  # IndexError: nothing left to choose from
-            continue
+        except (ValueError, TypeError, IndexError, ProtobufError, onnx.checker.ValidationError):
+            continue  # IndexError: nothing left to choose from; ValidationError: the data are elsewhere
         names.append(mutation.__name__)
     return names
 
@@ -280,5 +281,5 @@ MUTATIONS: tuple[Structural, ...] = (
     change_tensor_dims, change_value_dims, change_value_type, change_tensor_type, change_tensor_data, change_weights,
     change_weights, change_weights_to_float16, rename_everywhere, rename_everywhere, rename_once, rewire, rewire,
     move_nodes, drop_or_double, change_op, change_op, change_attribute, change_attribute, change_attribute,
-    move_outside, change_versions, nest_graphs, insert_blower, add_sparse, add_texts,
+    move_outside, change_versions, nest_graphs, insert_blower, add_sparse, add_texts, *CONSTRUCTS,
 )  # fmt: skip

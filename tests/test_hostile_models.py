@@ -162,6 +162,28 @@ def test_external_data_past_the_end_of_their_file(entries: dict[str, str], reaso
         inspect_model(save(model, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("functions", "reason"),
+    [
+        ("F (a) => (b) { b = local.F (a) }", "'F' calls itself"),
+        ("F (a) => (b) { b = local.G (a) } | G (a) => (b) { b = local.F (a) }", "'F' calls itself"),
+        ("F (a) => (b) { b = Relu (a) } | F (a) => (b) { b = Neg (a) }", "two of its local functions"),
+    ],
+)
+@pytest.mark.parametrize("ir_version", [7, 8])
+def test_functions_that_cannot_be_put_in_their_place(
+    functions: str, reason: str, ir_version: int, tmp_path: Path
+) -> None:
+    """Of the older IR version onnx.checker doesn't look at functions."""
+    text = '<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[1, 3] x) => (float[1, 3] y)'
+    header = '<domain: "local", opset_import: ["" : 17, "local" : 1]>'
+    parts = "".join(f"{header} {function}" for function in functions.split("|"))
+    model = onnx.parser.parse_model(f"{text} {{ y = local.F (x) }} {parts}")
+    model.ir_version = ir_version
+    with pytest.raises(ModelError, match=f"isn't a valid ONNX model: .*{reason if ir_version == 7 else ''}"):
+        inspect_model(save(model, tmp_path))
+
+
 def test_a_location_that_is_not_text_is_refused(tmp_path: Path) -> None:
     model = make_plain()
     move_weight(model, location="weights.bin")

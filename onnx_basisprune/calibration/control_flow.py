@@ -15,6 +15,8 @@ RunBody = Callable[[Sequence[torch.Tensor], Mapping[str, torch.Tensor]], Tensors
 RunNode = Callable[..., Tensors]
 # What a Loop may take; those of classifiers take milliseconds.
 LONGEST_LOOP_SECONDS = 60.0
+# Numbers that it may gather over its turns, 1 GiB in float32; an empty tensor counts as one.
+LARGEST_STACKS = 2**28
 _FIRST_SCAN_WITHOUT_BATCH = 9
 
 
@@ -60,16 +62,19 @@ def _run_loop(operation: Operation, body: RunBody, arguments: Sequence[torch.Ten
     states = [tensor for tensor in rest[: _count_states(operation)] if tensor is not None]
     outer, stacks, turn = _name_arguments(operation, arguments), list[list[torch.Tensor]](), 0
     condition = torch.tensor(True) if condition is None else condition
-    end = monotonic() + LONGEST_LOOP_SECONDS
+    end, stacked_size = monotonic() + LONGEST_LOOP_SECONDS, 0
     while bool(condition) and (limit is None or turn < int(limit)):
         if monotonic() > end:
             raise RuntimeError(f"{turn} turns took over {LONGEST_LOOP_SECONDS:g} s, which is the limit")
+        if stacked_size > LARGEST_STACKS:
+            raise RuntimeError(f"{turn} turns gave over {LARGEST_STACKS:,} numbers, which is the limit")
         condition, *results = body((torch.tensor(turn), condition, *states), outer)
         stacked = results[len(states) :]
         states = results[: len(states)]
         stacks = stacks or [[] for _ in stacked]
         for stack, tensor in zip(stacks, stacked, strict=True):
             stack.append(tensor)
+            stacked_size += tensor.numel() + 1
         turn += 1
     missing = len(operation.outputs) - len(states) - len(stacks)
     return (*states, *(torch.stack(stack) for stack in stacks), *(torch.zeros(0) for _ in range(missing)))
@@ -84,6 +89,8 @@ def _run_scan(operation: Operation, body: RunBody, arguments: Sequence[torch.Ten
     attributes, outer = operation.attributes, _name_arguments(operation, arguments)
     given = [tensor for tensor in arguments[: len(operation.bodies["body"].inputs)] if tensor is not None]
     count = int(attributes["num_scan_inputs"])
+    if not 0 < count <= len(given):
+        raise ValueError(f"num_scan_inputs is {count}, of {len(given)} inputs")
     states, scanned = given[: len(given) - count], given[len(given) - count :]
     axes, backwards = (attributes.get(f"scan_input_{name}") or [0] * count for name in ("axes", "directions"))
     columns = [

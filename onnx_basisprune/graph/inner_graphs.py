@@ -70,17 +70,27 @@ def count_inlined_nodes(model: ModelProto) -> int:
     """Return how many nodes a model would have with all local functions put in their callers' place.
 
     Args:
-        model: A checked model: no function calls itself.
+        model: Of IR versions below 8 onnx.checker doesn't look at functions.
+
+    Raises:
+        ModelError: Two functions have the same name, or one calls itself.
     """
     functions = {(item.domain, item.name, item.overload): item for item in model.functions}
+    if len(functions) < len(model.functions):
+        raise ModelError("two of its local functions have the same name")
     counts: dict[tuple[str, str, str], int] = {}
+    waiting = set[tuple[str, str, str]]()
 
     def count(nodes: Iterable[NodeProto]) -> int:
         total = 0
         for node in nodes:
             key = (node.domain, node.op_type, node.overload)
+            if key in waiting:
+                raise ModelError(f"its local function {quote(node.op_type)} calls itself")
             if key in functions and key not in counts:
+                waiting.add(key)
                 counts[key] = count(functions[key].node)
+                waiting.remove(key)
             total += counts.get(key, 1) + sum(count(graph.node) for graph in _list_graphs(node))
         return total
 

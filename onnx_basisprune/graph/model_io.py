@@ -60,9 +60,9 @@ def read_model(path: Path) -> tuple[ModelProto, tuple[Path, ...]]:
     _check_tensors(model, path)
     try:
         onnx.checker.check_model(copy_without_weights(model))
-    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        nodes = count_inlined_nodes(model)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError, ModelError) as error:
         raise ModelError(f"{quote(path)} isn't a valid ONNX model: {summarize_error(error)}.") from error
-    nodes = count_inlined_nodes(model)
     if nodes > _MOST_NODES:
         raise ModelError(
             f"{quote(path)} has {nodes:.3g} nodes with its local functions put in their place; expected at most "

@@ -100,6 +100,23 @@ def test_a_loop_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> No
         Executor(extract_program(model)).compute({"x": X}, ["y"])
 
 
+def test_a_loop_that_gathers_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_flow, "LARGEST_STACKS", 100)
+    constants = {"gain": np.float32(1), "limit": np.float32(np.inf)}
+    model = build(LOOP.format(inputs=", "), "float[N, 3] y, float[K] all", **constants)
+    with pytest.raises(ModelError, match=r"'Loop_0' .* 51 turns gave over 100 numbers, which is the limit"):
+        Executor(extract_program(model)).compute({"x": X}, ["y"])
+
+
+@pytest.mark.parametrize("count", [0, -1, 4, 2**62])
+def test_scan_of_more_inputs_than_there_are_is_refused(count: int) -> None:
+    constants = {"gain": np.float32(1), "zero": np.zeros(2, np.float32), "z": np.eye(3, dtype=np.float32)}
+    model = build(SCAN.format(attributes="scan_input_axes = [1, 0],"), "float[2] y", **constants)
+    next(item for item in model.graph.node[0].attribute if item.name == "num_scan_inputs").i = count
+    with pytest.raises(ModelError, match=f"num_scan_inputs is {count}, of 3 inputs"):
+        Executor(extract_program(model)).compute({"x": X}, ["y"])
+
+
 SCAN = """
     y, sums, rows = Scan <num_scan_inputs = 2, {attributes} body = t (float[2] total, float[2] a, float[3] b) =>
         (float[2] next, float[2] sum, float[5] row) {{
