@@ -39,10 +39,17 @@ class Memory:
         cache: Where it is kept; `None` to remember nothing.
         config: The options that decide what is found out are part of every key.
         sources: What else does: the model, the images and their preprocessing, as values that JSON can hold.
+        still_holds: Tells whether the sources are what they were: what is found out from others isn't kept.
     """
 
-    def __init__(self, cache: Cache | None, config: CompressionConfig, sources: Sequence[Any]) -> None:
-        self._cache, self._config = cache, config
+    def __init__(
+        self,
+        cache: Cache | None,
+        config: CompressionConfig,
+        sources: Sequence[Any],
+        still_holds: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._cache, self._config, self._still_holds = cache, config, still_holds
         self._root = make_key(sources, _pick(config, _ASSESSED_BY))
 
     def recall_assessment(self, network: Network, assess: Callable[[], Assessment]) -> Assessment:
@@ -52,7 +59,7 @@ class Memory:
         if found:
             return _unpack_assessment(network, *found)
         assessment = assess()
-        if self._cache:
+        if self._cache and self._still_holds():
             self._cache.write(key, *_pack_assessment(assessment))
         return assessment
 
@@ -75,7 +82,7 @@ class Memory:
             return parse_model(arrays["model"].tobytes()), _read_recovery(note["recovery"])
         before = len(recorder.warnings)
         model, recovery = build()
-        if self._cache:
+        if self._cache and self._still_holds():
             note = {"warnings": recorder.warnings[before:], "recovery": recovery and asdict(recovery)}
             # One over protobuf's 2 GiB isn't kept.
             with suppress(ModelError):

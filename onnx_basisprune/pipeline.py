@@ -67,7 +67,8 @@ def compress(config: CompressionConfig, progress: Progress | None = None) -> Com
         couldn't be reached, the best valid model is written all the same and a gate says so.
 
     Raises:
-        BasispruneError: The model, the images, an option or the output can't be used; nothing is written then.
+        BasispruneError: The model, the images, an option or the output can't be used; nothing is written then, unless
+            the model was already found valid: what measures or reports it can fail, too.
     """
     with suggest_batch_size(config.batch_size):
         return _run_steps(config, Recorder(progress or Silence()))
