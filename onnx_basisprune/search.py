@@ -75,7 +75,7 @@ class Search:
         deadline: When the search ends, of `perf_counter`; `None` for never. Nothing is begun that would take longer
             than what came before it.
         looks: What was tried.
-        accepted: Target → candidate with recovery that was accepted.
+        accepted: Fraction to keep → candidate that was accepted.
         stopped: Whether the deadline ended the search.
     """
 
@@ -86,7 +86,7 @@ class Search:
     looks: list[SearchLook] = field(default_factory=list)
     accepted: dict[float, Candidate] = field(default_factory=dict)
     stopped: bool = False
-    # Target → by how much the drop with its error was over the bound; negative where it was accepted.
+    # Fraction to keep → by how much the drop with its error was over the bound; negative where it was accepted.
     _excess: dict[float, float] = field(default_factory=dict)
     _slowest: float = 0.0
     # Whether the last plan was the smallest there is.
@@ -98,7 +98,8 @@ class Search:
         while high / low > _QUICK_RATIO and not self._is_over():
             middle = (low * high) ** 0.5
             low, high = (low, middle) if self.try_target(middle, tune=False) else (middle, high)
-            low = high if self._bottom else low
+            if self._bottom:  # nothing below what it has left
+                low = max(low, min(high, self.looks[-1].kept))
         if self.outlook.run.config.recover == "none" or not self.outlook.run.config.recover_steps:
             return
         self._excess.clear()
@@ -142,18 +143,19 @@ class Search:
         """Make the candidate of a budget; return whether it is accepted."""
         start, run = perf_counter(), self.outlook.run
         planned = self.outlook.plan(target)
-        self._bottom = not planned.reached
+        self._bottom, kept = not planned.reached, planned.left / self.outlook.whole
         candidate = build_candidate(run, self.outlook.prospect, planned, tune=tune)
         predictions = predict_candidate(run, candidate, self.trial.images)
         drop = compare(self.trial.baseline, predictions).estimate
         error = estimate_standard_error(self.trial.baseline, predictions)
-        self._excess[target] = drop + error - self.bound
-        is_accepted = self._excess[target] <= 0
+        # The smallest plan there is may keep more than was asked for.
+        budget = max(target, kept)
+        self._excess[budget] = drop + error - self.bound
+        is_accepted = self._excess[budget] <= 0
         if is_accepted:
-            self.accepted[target] = candidate
+            self.accepted[budget] = candidate
         seconds = perf_counter() - start
         self._slowest = max(self._slowest, seconds)
-        kept = planned.left / self.outlook.whole
         self.looks.append(SearchLook(target, kept, tune, drop, error, is_accepted, seconds))
         run.recorder.note(
             f"{kept:.1%} kept{'' if tune else ', not recovered'}: {drop:.2f} pp lower (standard error {error:.2f}): "

@@ -132,6 +132,18 @@ def test_the_end_of_what_can_go_is_not_tried_again(monkeypatch: pytest.MonkeyPat
     assert sum(look.recovered for look in report.looks) <= 2
 
 
+def test_where_the_smallest_there_is_loses_too_much_the_search_goes_on_above_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(monkeypatch, lose_below(0.6, 0.45), least=0.3)
+    candidate, report = world.run()
+    assert 0.45 <= candidate.planned.left / 100 <= 0.45 * 1.07
+    quick = [look for look in report.looks if not look.recovered]
+    # Below what is left at least all plans are the same one.
+    assert sum(look.kept == 0.3 for look in report.looks) == 1
+    assert min(look.kept for look in quick if look.accepted) <= 0.6 * 1.3
+
+
 def test_without_recovery_only_quick_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, lose_below(0.4, 0.1), recover="none")
     candidate, report = world.run()
