@@ -15,7 +15,7 @@ from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.measurement_config import BenchmarkConfig, EvaluationConfig
 from onnx_basisprune.node_table import Profile, tabulate_nodes
 from onnx_basisprune.node_times import NodeNames
-from onnx_basisprune.opening import Images, Subject, open_images, open_subject, predict_all, probe_head
+from onnx_basisprune.opening import Images, Subject, check_file, open_images, open_subject, predict_all, probe_head
 from onnx_basisprune.out_of_memory import suggest_batch_size
 from onnx_basisprune.progress import Progress, Silence, follow_fraction
 from onnx_basisprune.reporting.gates import judge_benchmark
@@ -126,6 +126,8 @@ def benchmark_models(config: BenchmarkConfig, progress: Progress | None = None) 
         BasispruneError: A model can't be loaded or run, or an option doesn't fit it.
     """
     progress = progress or Silence()
+    for path in filter(None, (config.a, config.b)):
+        check_file(path)
     shape = config.input_shape
     batch_sizes: tuple[int | None, ...] = config.batch_size or (shape[0] if shape else None,)
     threads: tuple[int | None, ...] = config.threads or (None,)

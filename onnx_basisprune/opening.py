@@ -135,6 +135,18 @@ def open_subject(
     return Subject(files, model, Session(path, threads=threads, provider=provider, feed=feed), head, fed)
 
 
+def check_file(path: Path) -> None:
+    """Refuse a file that onnxruntime mustn't be handed: it isn't sound, or no memory holds what it declares.
+
+    Older releases of onnxruntime read external data from wherever a file says.
+
+    Raises:
+        ModelError: It is such a file.
+    """
+    model, _ = read_model(path)
+    check_sizes(model, path)
+
+
 def _list_inputs(inputs: Sequence[TensorSpec]) -> str:
     """Return inputs with their types and shapes for a message."""
     texts = []

@@ -10,10 +10,12 @@ import onnx.parser
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnx_basisprune.errors import ModelError, quote
+from onnx_basisprune.errors import ConfigError, ModelError, quote
 from onnx_basisprune.graph import external_data, model_io
 from onnx_basisprune.inspection import inspect_model
 from onnx_basisprune.inspection_report import Inspection
+from onnx_basisprune.measurement import benchmark_models
+from onnx_basisprune.measurement_config import BenchmarkConfig
 from onnx_basisprune.opening import open_subject
 
 NODES = "a = Conv <pads = [1, 1, 1, 1]> (x, w) {middle} c = Conv (b, v) p = GlobalAveragePool (c) y = Flatten (p)"
@@ -225,3 +227,22 @@ def test_a_file_over_the_limit_is_not_even_read(monkeypatch: pytest.MonkeyPatch,
 def test_quoted_names_are_printable(text: str) -> None:
     assert quote(text).isprintable()
     assert quote("名前 ü") == "'名前 ü'"
+
+
+@pytest.mark.parametrize("shape", ["1, 3, 1048576, 1048576", "1099511627776, 3"])
+def test_benchmarks_hand_onnxruntime_sound_files_only(shape: str, tmp_path: Path) -> None:
+    text = f'<ir_version: 8, opset_import: ["" : 13]> g (float[{shape}] x) => (float[{shape}] y) {{ y = Relu (x) }}'
+    path = save(onnx.parser.parse_model(text), tmp_path)
+    with pytest.raises(ModelError, match="expected at most 1,073,741,824 elements"):
+        benchmark_models(BenchmarkConfig(a=path))
+    model = make_plain()
+    move_weight(model, location="/dev/zero")
+    with pytest.raises(ModelError, match="expected a file inside the model's folder"):
+        benchmark_models(BenchmarkConfig(a=save(model, tmp_path)))
+
+
+def test_benchmarks_draw_no_images_that_no_memory_holds(tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 13]> g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu (x) }'
+    path = save(onnx.parser.parse_model(text), tmp_path)
+    with pytest.raises(ConfigError, match="at most 1,073,741,824 elements for one image"):
+        benchmark_models(BenchmarkConfig(a=path, input_shape=(1, 3, 2**20, 2**20)))

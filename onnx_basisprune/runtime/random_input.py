@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from onnx_basisprune.errors import ConfigError, ModelError, quote
 from onnx_basisprune.planning.types import TensorSpec
+
+# In elements, 4 GiB in float32.
+_LARGEST_IMAGE = 2**30
 
 
 def draw_input(
@@ -40,6 +44,11 @@ def draw_input(
         )
     spec = inputs[0]
     shape = _resolve_shape(spec, batch_size, image_shape)
+    if prod(shape[1:]) > _LARGEST_IMAGE:
+        raise ConfigError(
+            f"Input {quote(spec.name)} would have the shape {quote(list(shape))}; expected at most {_LARGEST_IMAGE:,} "
+            "elements for one image: give a smaller shape."
+        )
     rng = np.random.default_rng(seed)
     try:
         dtype = np.dtype(spec.dtype)
