@@ -12,7 +12,8 @@ skeleton of the model, and what it changed there is carried over to the original
    their names and their producers, so inner graphs never have to change.
 4. There are no types, no recorded shapes and no functions.
 5. Constants have no data: graph-surgeon is handed the original's where it asks for values. Copies of all weights would
-   take three times their memory.
+   take three times their memory. Where the original is without its weights' data, too (see `drop_weights`), they can
+   be cut all the same: that changes their shapes.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
-from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_basisprune.graph.inner_graphs import ONNX_DOMAINS, iterate_graphs, list_outer_names
+from onnx_basisprune.graph.lazy_weights import OriginalValues, read_edited
 from onnx_basisprune.graph.tensors import copy_without, is_shape_operand, sketch_tensor
 
 # graph-surgeon prints its warnings on stdout, where our results go.
@@ -76,29 +77,16 @@ def edit_graph(model: ModelProto, change: Callable[[gs.Graph], None], weights: M
         originals.update((name, full[name]) for name in originals if name in full)
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
     for tensor in constants:
-        tensor.values = _OriginalValues(originals[tensor.name])
+        tensor.values = OriginalValues(originals[tensor.name])
     change(graph)
     graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
     left = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
-    # Asked for values, it would load them.
-    edited = {tensor.name: tensor.values for tensor in left if not isinstance(tensor._values, LazyValues)}  # noqa: SLF001
+    edited = {tensor.name: value for tensor in left if (value := read_edited(tensor)) is not None}
     # Nodes and tensors refer to each other, so they stay until a garbage collection; their weights go at once.
     for tensor in (*constants, *left):
         tensor.values = _NO_VALUES
     exported = gs.export_onnx(graph, do_type_check=False).graph
     return _carry_over(model, originals, skeleton.graph, exported, edited)
-
-
-class _OriginalValues(LazyValues):  # type: ignore[misc]
-    """A weight of the original: read only where its values are asked for, exported without them."""
-
-    def __init__(self, original: TensorProto) -> None:
-        super().__init__(sketch_tensor(original))
-        self._original = original
-
-    def load(self) -> NDArray[Any]:
-        """Return the values."""
-        return np.array(onnx.numpy_helper.to_array(self._original))
 
 
 def list_overridable(model: ModelProto) -> frozenset[str]:
@@ -185,7 +173,7 @@ def _carry_over(
     tensors: Mapping[str, TensorProto],
     before: GraphProto,
     after: GraphProto,
-    edited: Mapping[str, NDArray[Any]],
+    edited: Mapping[str, NDArray[Any] | TensorProto],
 ) -> ModelProto:
     """Return the original with the changes between the skeleton's graph `before` and `after`, and `edited` weights.
 
@@ -235,16 +223,19 @@ def _update_node(original: NodeProto, before: NodeProto, after: NodeProto) -> No
 
 
 def _choose_initializers(
-    tensors: Mapping[str, TensorProto], edited: Mapping[str, NDArray[Any]], needed: set[str]
+    tensors: Mapping[str, TensorProto], edited: Mapping[str, NDArray[Any] | TensorProto], needed: set[str]
 ) -> Iterator[TensorProto]:
     """Go through the initializers that are still read: the changed and new ones, the others verbatim."""
     for name in dict.fromkeys((*tensors, *edited)):
         if name not in needed:
             continue
-        if name in edited and not (name in tensors and _holds_values(tensors[name], edited[name])):
-            yield onnx.numpy_helper.from_array(edited[name], name)
-        else:
+        values = edited.get(name)
+        if isinstance(values, TensorProto):
+            yield TensorProto(name=name, data_type=values.data_type, dims=values.dims)
+        elif values is None or (name in tensors and _holds_values(tensors[name], values)):
             yield tensors[name]
+        else:
+            yield onnx.numpy_helper.from_array(values, name)
 
 
 def _holds_values(tensor: TensorProto, values: NDArray[Any]) -> bool:

@@ -13,9 +13,11 @@ from onnx import ModelProto
 from onnx_basisprune.errors import ModelError
 from onnx_basisprune.graph.dependency import ChannelMap
 from onnx_basisprune.graph.editing import edit_graph, make_unique
+from onnx_basisprune.graph.lazy_weights import cut_constant
 from onnx_basisprune.graph.model_io import read_opset
 from onnx_basisprune.graph.shapes import Shape, infer_shapes
 from onnx_basisprune.graph.size_fixes import SIZE_FIXES, SizeContext
+from onnx_basisprune.graph.tensors import drop_weights
 
 InputShapes = Mapping[str, Sequence[int]]
 
@@ -30,11 +32,6 @@ class _Cut:
 
     keep: dict[int, tuple[int, ...]]
 
-    def apply(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        for axis, positions in self.keep.items():
-            values = values.take(positions, axis=axis)
-        return values
-
 
 def remove_channels(
     model: ModelProto, channel_map: ChannelMap, removed: Collection[int], input_shapes: InputShapes | None = None
@@ -42,7 +39,8 @@ def remove_channels(
     """Return a copy of the model without some coupled channels.
 
     Args:
-        model: The normalised model that was mapped; not changed.
+        model: The normalised model that was mapped; not changed. Without its weights' data (see `drop_weights`) what
+            is returned is without them, too.
         channel_map: Its channels.
         removed: Classes that go, elements of `DependencyGroup.channels`.
         input_shapes: As for `map_channels`.
@@ -105,7 +103,7 @@ def _cut_weights(graph: gs.Graph, nodes: Mapping[str, gs.Node], cuts: Mapping[tu
             alike = id(weight) not in outlets and all(other == cut for other in readers)
             new_name = weight.name if alike else make_unique(weight.name, taken)
             taken.add(new_name)
-            made[key] = gs.Constant(new_name, np.ascontiguousarray(cut.apply(weight.values)))
+            made[key] = gs.Constant(new_name, cut_constant(weight, cut.keep))
         node.inputs[index] = made[key]
 
 
@@ -143,12 +141,13 @@ def find_unfit_groups(
 
     All at once first; where that fails, halves are tried until the culprits are found.
     """
+    light = drop_weights(model)
     free = [group for group in channel_map.groups if not group.blocked_by and len(group.channels) > 1]
     unfit: dict[str, str] = {}
 
     def search(start: int, end: int) -> None:
         try:
-            remove_channels(model, channel_map, [int(g.channels[0]) for g in free[start:end]], input_shapes)
+            remove_channels(light, channel_map, [int(g.channels[0]) for g in free[start:end]], input_shapes)
         except SurgeryError as error:
             if end - start == 1:
                 unfit[free[start].name] = str(error)

@@ -14,6 +14,7 @@ from onnx_basisprune.graph.model_io import load_model, passes_full_check
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.shapes import infer_shapes
 from onnx_basisprune.graph.surgery import SurgeryError, find_unfit_groups, remove_channels
+from onnx_basisprune.graph.tensors import drop_weights
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 STEM = "h = Conv <pads = [1, 1, 1, 1]> (x, W1, b1) "
@@ -187,3 +188,23 @@ def test_removal_equals_gates_on_real_models(name: str, check_removal: Any) -> N
         channel_map = check_removal(model, choice, shape=shape)
     (blocked,) = (group for group in channel_map.groups if group.blocked_by)
     assert len(blocked.channels) == infer_shapes(model)[model.graph.output[0].name][-1]  # the classes
+
+
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_a_model_without_its_weights_is_cut_to_the_same_shapes(build: Any, is_raw: bool) -> None:
+    shapes = {"W1": (70, 3, 5, 5), "b1": (70,), "W2": (80, 70, 1, 1)}
+    model = prepare(build("h = Conv (x, W1, b1) r = Relu (h) c = Conv (r, W2)" + HEAD, **shapes))
+    if not is_raw:
+        for tensor in model.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, tensor.data_type, tensor.dims, values.ravel()))
+    channel_map = map_channels(model)
+    pruned = remove_channels(model, channel_map, list_removable(channel_map)[:3])
+    light = remove_channels(drop_weights(model), channel_map, list_removable(channel_map)[:3])
+    kept = {tensor.name: tensor for tensor in light.graph.initializer}
+    assert {name: tuple(tensor.dims) for name, tensor in kept.items()} == {
+        name: array.shape for name, array in read_weights(pruned).items()
+    }
+    assert (tuple(kept["W1"].dims), tuple(kept["W2"].dims)) == ((67, 3, 5, 5), (80, 67, 1, 1))
+    assert not kept["W1"].raw_data
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(kept["b1"]), read_weights(pruned)["b1"])
