@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -124,7 +125,24 @@ for _command in (compress, check, inspect, evaluate, benchmark, report, init, sc
 def _end_interrupted(ctx: click.Context) -> NoReturn:
     """Say that the run was interrupted, and end with the exit code of the signal."""
     click.echo("Interrupted.", err=True)
-    ctx.exit(TERMINATED if signal.SIGTERM in _received else INTERRUPTED)
+    ctx.exit(_choose_code())
+
+
+def _choose_code() -> int:
+    """Return the exit code of the signal that was received."""
+    return TERMINATED if signal.SIGTERM in _received else INTERRUPTED
+
+
+def _leave_at_once(code: object) -> NoReturn:
+    """End the process with this exit code and no other.
+
+    A signal that comes while C code runs Python (an import of PyTorch does) is remembered by the interpreter, which in
+    the end would kill itself by SIGINT, whatever was made of the signal since.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) and code != ERROR else _choose_code())
 
 
 def _stop(number: int, _: FrameType | None) -> None:
@@ -151,6 +169,10 @@ def main() -> None:
     except OSError as error:  # help and version, which are printed before a command runs
         _print_error(_describe_fault(error), show_traceback=False)
         sys.exit(ERROR)
+    except SystemExit as end:
+        if not _received:
+            raise
+        _leave_at_once(end.code)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from onnx_basisprune import choosing, latency, pipeline, table_file
+from onnx_basisprune import choosing, frontier, latency, pipeline, table_file
 from onnx_basisprune.assessment import Assessment, BasisKind, Calibration, Prune, assess_network
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.costing import Prices
@@ -234,7 +234,7 @@ class FakeClock:
         patch.setattr(latency, "profile_nodes", self.profile_nodes)
         patch.setattr(table_file, "detect_block", lambda *_: 4)
         patch.setattr(table_file, "measure_overhead", lambda *_: 0.25)
-        for module in (choosing, pipeline):
+        for module in (choosing, frontier, pipeline):
             patch.setattr(module, "time_pair", self.time_pair)
 
     def time_layers(

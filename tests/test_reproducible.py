@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from onnx_basisprune import pipeline
 from onnx_basisprune.config import CompressionConfig
-from onnx_basisprune.results import TimingReport
+from onnx_basisprune.results import CompressionReport, TimingReport
 from onnx_basisprune.summary import list_variations
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_models"
@@ -43,6 +44,52 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     assert [line.split(" ")[0] for line in report["varies_with"]] == [
         "environment.cpu",
         "environment.calibration_threads",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["search", "frontier", "plan"])
+def test_what_earlier_runs_found_out_changes_no_byte(
+    kind: str, tmp_path: Path, fake_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a cache to begin with, without one, and with none at all."""
+    options: dict[str, dict[str, Any]] = {
+        "search": {"max_drop": 10.0, "minimize": "macs"},
+        "frontier": {"target_latency": 0.6, "frontier": True},
+        "plan": {"plan": tmp_path / "plan.json"},
+    }
+    monkeypatch.setattr("onnx_basisprune.cache.find_cache_folder", lambda: tmp_path / "cache")
+    folder = SAMPLE / "digits"
+
+    def compress(name: str, **more: Any) -> tuple[bytes, CompressionReport]:
+        output = tmp_path / name
+        config = CompressionConfig(
+            model=SAMPLE / "digits.onnx",
+            data=folder / "calib",
+            val=folder / "val",
+            output=output,
+            limit=32,
+            preprocess="imagenet",
+            threads=1,
+            recover_steps=3,
+            latency_table=tmp_path / "times.json",
+            **more,
+        )
+        report = pipeline.compress(config)
+        return output.read_bytes(), report
+
+    if kind == "plan":
+        compress("planned.onnx", target_latency=0.6, save_plan=tmp_path / "plan.json", cache=False)
+    chosen = options[kind]
+    (cold, report), (warm, again), (alone, _) = (
+        compress(name, **chosen, cache=name != "alone.onnx") for name in ("cold.onnx", "warm.onnx", "alone.onnx")
+    )
+    assert warm == cold
+    assert alone == cold
+    assert "moments" in report.timings
+    assert "moments" not in again.timings
+    assert "refitting" not in again.timings
+    assert [(point.macs, point.accuracy) for point in again.frontier] == [
+        (point.macs, point.accuracy) for point in report.frontier
     ]
 
 

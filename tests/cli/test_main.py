@@ -243,3 +243,29 @@ def test_a_closed_standard_output_is_no_crash() -> None:
     command = ["sh", "-c", 'exec "$0" -m onnx_basisprune inspect "$1" >&-', sys.executable, str(MODEL)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+IN_C = """
+import ctypes, os, signal, sys
+from onnx_basisprune import inspection
+from onnx_basisprune.cli import main
+
+def run_python_in_c(*_):
+    run = ctypes.pythonapi.PyRun_String
+    run.restype, run.argtypes = ctypes.py_object, [ctypes.c_char_p, ctypes.c_int, ctypes.py_object, ctypes.py_object]
+    code = b"import os, time\\nos.kill(os.getpid(), %d)\\ntime.sleep(9)"
+    run(code, 257, globals(), {})
+
+inspection.inspect_model = run_python_in_c
+sys.argv = ["basisprune", "inspect", "model.onnx", "--isolated"]
+main.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_c_code_runs_python_has_its_exit_code(number: int, code: int, tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(IN_C % number, encoding="utf-8")
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (code, "Interrupted.\n")
