@@ -24,6 +24,7 @@ import random
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -115,7 +116,21 @@ def main() -> None:
         print(f"{text}{outcome}: {path.name} {command} {detail}")
         return
     counts: Counter[tuple[str, str]] = Counter()
-    worker, started = Worker(), time.monotonic()
+    started = time.monotonic()
+    with suppress(KeyboardInterrupt):  # the table tells what was done so far
+        run_cases(models, options, counts)
+    outcomes = sorted({outcome for _, outcome in counts}, key=lambda name: (name not in GOOD, name))
+    print(f"\n{'':<45}" + "".join(f"{name:>11}" for name in outcomes))
+    for row in sorted({row for row, _ in counts}):
+        print(f"{row:<45}" + "".join(f"{counts[row, name]:>11}" for name in outcomes))
+    bad = sum(count for (_, outcome), count in counts.items() if outcome not in GOOD)
+    print(f"{counts.total()} cases in {time.monotonic() - started:.0f} s, {bad} of them bad")
+    sys.exit(bool(bad) or counts.total() < options.cases)
+
+
+def run_cases(models: list[Path], options: argparse.Namespace, counts: Counter[tuple[str, str]]) -> None:
+    """Run all cases and count their outcomes."""
+    worker = Worker()
     for index in range(options.start, options.start + options.cases):
         path, seed, command = choose_case(models, options.seed, index, options.compress)
         outcome, detail = worker.run(path, seed, command, seconds=options.seconds)
@@ -123,13 +138,6 @@ def main() -> None:
         if outcome not in GOOD:
             print(f"{outcome:<10} --case {index} {command} {path.stem}: {detail[:600]}", flush=True)
     worker.stop()
-    outcomes = sorted({outcome for _, outcome in counts}, key=lambda name: (name not in GOOD, name))
-    print(f"\n{'':<45}" + "".join(f"{name:>11}" for name in outcomes))
-    for row in sorted({row for row, _ in counts}):
-        print(f"{row:<45}" + "".join(f"{counts[row, name]:>11}" for name in outcomes))
-    bad = sum(count for (_, outcome), count in counts.items() if outcome not in GOOD)
-    print(f"{options.cases} cases in {time.monotonic() - started:.0f} s, {bad} of them bad")
-    sys.exit(bool(bad))
 
 
 if __name__ == "__main__":
