@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from onnx_basisprune.documents import read_document
 from onnx_basisprune.errors import PlanError, quote, summarize_error
 from onnx_basisprune.structure import NodeRecord
 
@@ -84,7 +85,7 @@ def read_plan(path: Path) -> SavedPlan:
         PlanError: The file can't be read, is no plan, or is one of another format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_document(path))
     except OSError as error:
         raise PlanError(f"plan {quote(path)} can't be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:

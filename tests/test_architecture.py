@@ -26,7 +26,7 @@ OWNED = {
     "cli": {"click", "rich", "tomli"},
 }
 REPORT_MODULES = {"results", "figures", "course_report", "benchmark_report", "inspection_report"}
-FREE_MODULES = REPORT_MODULES | {"errors", "config", "measurement_config", "limits", "numbers", "scratch"}
+FREE_MODULES = REPORT_MODULES | {"errors", "config", "measurement_config", "limits", "numbers", "documents", "scratch"}
 # Which rooms and top-level modules each room may import, besides itself.
 SEES = {
     "planning": FREE_MODULES,

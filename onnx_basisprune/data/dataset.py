@@ -202,9 +202,9 @@ class Dataset:
 
 
 def _read_file(path: Path) -> bytes:
-    """Return a file's bytes, none where it can't be read."""
+    """Return a file's bytes, none where it can't be read or is a pipe or a device."""
     try:
-        return path.read_bytes()
+        return path.read_bytes() if path.is_file() else b""
     except OSError:
         return b""
 

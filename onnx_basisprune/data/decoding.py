@@ -85,6 +85,8 @@ def decode_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is unreadable, damaged, of an unknown kind, or too large to be an honest image.
     """
+    if path.exists() and not path.is_file():  # a pipe without a writer would never end
+        raise DataError(f"{quote(path)} is no regular file; expected an image: replace or remove it.")
     try:
         with Image.open(path, formats=_list_formats()) as image:
             # Known from the header: nothing is decoded before this.

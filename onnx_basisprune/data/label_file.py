@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_basisprune.documents import read_document
 from onnx_basisprune.errors import DataError, quote
 
 
@@ -25,7 +26,7 @@ def read_label_file(path: Path) -> dict[str, int]:
         DataError: The file is unreadable, isn't a JSON object, or a value isn't an integer of 0 or more.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_document(path))
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(f"--labels {quote(path)} can't be read ({reason}): check the path.") from error

@@ -46,6 +46,8 @@ def read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
     Raises:
         DataError: The file or an array can't be read or has the wrong type or shape.
     """
+    if path.exists() and not path.is_file():  # a pipe without a writer would never end
+        raise DataError(f"{quote(path)} is no regular file; expected an .npz: write it with numpy.savez.")
     try:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as stream:

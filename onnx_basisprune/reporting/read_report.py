@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from onnx_basisprune.documents import read_document
 from onnx_basisprune.errors import ReportError, quote
 from onnx_basisprune.results import FORMAT_VERSION, CompressionReport
 
@@ -69,7 +70,7 @@ class _Mismatch(Exception):  # noqa: N818  # becomes a ReportError that names th
 def _load_json(path: Path) -> Any:
     """Return a file's JSON; strict, so that NaN and infinities are refused."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+        return json.loads(read_document(path), parse_constant=_refuse_constant)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ReportError(f"{quote(path)} can't be read ({reason}): check the path.") from error

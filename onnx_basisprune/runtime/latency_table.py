@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnx_basisprune.documents import read_document
 from onnx_basisprune.errors import ConfigError, quote
 
 _FORMAT_VERSION = 1
@@ -73,7 +74,7 @@ class LatencyTable:
 def read_table(path: Path) -> LatencyTable | None:
     """Read a table; `None` where there is none, or the file is damaged or of another format."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_document(path))
         seal = content.pop(_SEAL, None)
         if content.pop("format_version") != _FORMAT_VERSION or content.keys() - _FIELDS:
             return None
