@@ -34,6 +34,8 @@ _STRIDES = (0.4, 0.85)
 # it.
 _SHARES = (0.25, 0.75)
 _MOST_LOOKS = 12
+# After a claim that failed, the next candidate keeps so much more.
+_STEP_BACK = 1.15
 _IMAGES_PER_POINT = 800
 
 
@@ -51,13 +53,7 @@ def search_candidate(outlook: Outlook, trial: Trial, bound: float) -> tuple[Cand
         recorder.warn(warning)
     deadline = None if config.time_limit is None else recorder.started + config.time_limit
     search = Search(outlook, trial, bound, deadline)
-    recorder.deadline = deadline
-    try:
-        search.run()
-    except TimeUpError:
-        search.stopped = True
-    finally:
-        recorder.deadline = None
+    search.run()
     candidate, claims = search.claim()
     if search.stopped:
         recorder.warn(f"the search stopped at the time limit of {config.time_limit:g} s, with the best model so far.")
@@ -89,8 +85,8 @@ class Search:
     # Fraction to keep → by how much the drop with its error was over the bound; negative where it was accepted.
     _excess: dict[float, float] = field(default_factory=dict)
     _slowest: float = 0.0
-    # Whether the last plan was the smallest there is.
-    _bottom: bool = False
+    # What the smallest plan there is keeps, once it was asked for.
+    _least: float = 0.0
 
     def run(self) -> None:
         """Try budgets until the smallest that is accepted is known well enough."""
@@ -98,9 +94,8 @@ class Search:
         while high / low > _QUICK_RATIO and not self._is_over():
             middle = (low * high) ** 0.5
             low, high = (low, middle) if self.try_target(middle, tune=False) else (middle, high)
-            if self._bottom:  # nothing below what it has left
-                low = max(low, min(high, self.looks[-1].kept))
-        if self.outlook.run.config.recover == "none" or not self.outlook.run.config.recover_steps:
+            low = max(low, min(high, self._least))
+        if not self._can_recover():
             return
         self._excess.clear()
         target: float | None = high * _STRIDE
@@ -108,7 +103,7 @@ class Search:
             if target is None or self._is_over():
                 return
             is_accepted = self.try_target(target, tune=True)
-            target = None if is_accepted and self._bottom else self._choose_next(high)
+            target = None if is_accepted and target <= self._least else self._choose_next(high)
 
     def _choose_next(self, known: float) -> float | None:
         """Return the budget to try next, `None` where the smallest is known well enough.
@@ -134,16 +129,35 @@ class Search:
         ratio = exp(self._excess[best] / rise) if rise > 0 else 0.0
         return min(max(ratio, _STRIDES[0]), _STRIDES[1])
 
+    def _can_recover(self) -> bool:
+        """Return whether candidates are recovered at all."""
+        config = self.outlook.run.config
+        return config.recover != "none" and config.recover_steps > 0
+
     def _is_over(self) -> bool:
         """Return whether another candidate would take longer than there is time."""
         self.stopped |= self.deadline is not None and perf_counter() + self._slowest > self.deadline
         return self.stopped
 
     def try_target(self, target: float, *, tune: bool) -> bool:
+        """Make the candidate of a budget, unless time is up before it is made; return whether it is accepted."""
+        recorder = self.outlook.run.recorder
+        recorder.deadline = self.deadline
+        try:
+            return self._look(target, tune=tune)
+        except TimeUpError:
+            self.stopped = True
+            return False
+        finally:
+            recorder.deadline = None
+
+    def _look(self, target: float, *, tune: bool) -> bool:
         """Make the candidate of a budget; return whether it is accepted."""
         start, run = perf_counter(), self.outlook.run
         planned = self.outlook.plan(target)
-        self._bottom, kept = not planned.reached, planned.left / self.outlook.whole
+        kept = planned.left / self.outlook.whole
+        if not planned.reached:
+            self._least = kept
         candidate = build_candidate(run, self.outlook.prospect, planned, tune=tune)
         predictions = predict_candidate(run, candidate, self.trial.images)
         drop = compare(self.trial.baseline, predictions).estimate
@@ -169,14 +183,27 @@ class Search:
         The smallest of what was accepted is the one that luck has helped most, and so is what holds at a second look:
         here, too, the drop counts with its standard error. Where none holds, the model stays as it is.
         """
-        run = self.outlook.run
-        for looks, target in enumerate(sorted(self.accepted), start=1):
-            candidate = self.accepted[target]
-            predictions = predict_candidate(run, candidate, run.validation)
+        run, claims, failed = self.outlook.run, 0, 0.0
+        while (budget := self._find_next(failed)) is not None:
+            claims += 1
+            predictions = predict_candidate(run, self.accepted[budget], run.validation)
             error = estimate_standard_error(run.baseline, predictions)
             if compare(run.baseline, predictions).estimate + error <= self.bound:
-                return candidate, looks
-        return build_candidate(run, self.outlook.prospect, self.outlook.plan(1.0), tune=False), len(self.accepted)
+                return self.accepted[budget], claims
+            failed = budget
+        return build_candidate(run, self.outlook.prospect, self.outlook.plan(1.0), tune=False), claims
+
+    def _find_next(self, failed: float) -> float | None:
+        """Return the next accepted budget above one whose claim failed (0 for none), `None` where there isn't any.
+
+        It may be far away, and without recovery: nearer ones are tried on the way there.
+        """
+        known = min((budget for budget in self.accepted if budget > failed), default=1.0)
+        while failed and failed * _STEP_BACK < known and self._can_recover() and not self._is_over():
+            failed *= _STEP_BACK
+            if self.try_target(failed, tune=True):
+                return min(budget for budget in self.accepted if budget >= failed)
+        return known if known < 1.0 else None
 
     def describe(self, claims: int) -> SearchReport:
         """Return the search's course."""

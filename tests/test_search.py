@@ -104,8 +104,23 @@ def test_the_drop_counts_with_its_standard_error(monkeypatch: pytest.MonkeyPatch
 def test_a_failed_claim_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, lose_below(0.4, 0.2), claimed=lose_below(0.3, 0.3))
     candidate, report = world.run()
-    assert candidate.planned.left / 100 >= 0.3
+    # Not as far as to the next that the search had accepted, 0.4 without recovery.
+    assert 0.3 <= candidate.planned.left / 100 <= 0.3 * 1.15
+    assert candidate.tune
     assert report.claims > 1
+
+
+def test_stepping_back_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed = lose_below(0.3, 0.3)
+    whole = World(monkeypatch, lose_below(0.4, 0.2), claimed=claimed, seconds=10.0)
+    count = sum(look.target < 0.3 for look in whole.run()[1].looks)
+    short = World(monkeypatch, lose_below(0.4, 0.2), claimed=claimed, seconds=10.0, time_limit=10.0 * count + 5)
+    candidate, report = short.run()
+    assert report.stopped
+    assert short.clock <= 10.0 * count + 5
+    # What the search had accepted before is what is left.
+    assert 0.4 <= candidate.planned.left / 100 <= 0.4 * 1.3
+    assert not candidate.tune
 
 
 def test_a_claim_counts_with_its_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:

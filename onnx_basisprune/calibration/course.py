@@ -1,4 +1,4 @@
-"""The course of a recovery: the loss at each check, the best weights so far, and when to stop."""
+"""The course of a recovery: the loss at each check, the best weights so far, and when a rate no longer helps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx_basisprune.calibration.student import Student
 
 Arrays = dict[str, NDArray[Any]]
-Verdict = Literal["go on", "done", "diverged"]
+Verdict = Literal["go on", "stalled", "diverged"]
 
 # Held-out loss relative to the start beyond which a learning rate is given up.
 _DIVERGED = 2.0
@@ -62,5 +62,7 @@ class Course:
         if not (math.isfinite(loss) and loss <= _DIVERGED * self.before):
             return "diverged"
         recent, earlier = self._attempt[-_PATIENCE:], self._attempt[-2 * _PATIENCE : -_PATIENCE]
-        has_stalled = len(earlier) == _PATIENCE and min(recent) > (1 - _LEAST_GAIN) * min(earlier)
-        return "done" if has_stalled else "go on"
+        if len(earlier) < _PATIENCE or min(recent) <= (1 - _LEAST_GAIN) * min(earlier):
+            return "go on"
+        self._attempt = []
+        return "stalled"

@@ -57,15 +57,21 @@ def test_gives_a_rate_up(loss: float) -> None:
     assert [step for step, _, _ in course.curve] == [0, 10, 20, 30]
 
 
-def test_ends_where_the_loss_stays() -> None:
-    assert run(Course(1.0), [0.5] * 30) == ["go on"] * 9 + ["done"]
+def test_stalls_where_the_loss_stays() -> None:
+    assert run(Course(1.0), [0.5] * 30) == ["go on"] * 9 + ["stalled"]
 
 
-def test_ends_where_the_loss_rises_again() -> None:
+def test_stalls_where_the_loss_rises_again() -> None:
     losses = [0.5 - 0.02 * n for n in range(10)] + [0.35 + 0.01 * n for n in range(20)]
     verdicts = run(Course(1.0), losses)
-    assert verdicts[-1] == "done"
+    assert verdicts[-1] == "stalled"
     assert 10 < len(verdicts) <= 20
+
+
+def test_a_stall_counts_from_anew() -> None:
+    course, student = Course(1.0), build_student()
+    assert run(course, [0.5] * 10, student)[-1] == "stalled"
+    assert [course.check(student, 10, 0.5, 0.01) for _ in range(10)] == ["go on"] * 9 + ["stalled"]
 
 
 def test_goes_on_through_a_rise_that_falls_again() -> None:
@@ -80,6 +86,6 @@ def test_each_attempt_has_its_own_patience() -> None:
     assert run(course, [0.5] * 9, student) == ["go on"] * 9
 
 
-def test_a_student_that_is_exact_ends() -> None:
-    assert run(Course(0.0), [0.0] * 30)[-1] in ("go on", "done")
+def test_a_student_that_is_exact_stalls() -> None:
+    assert run(Course(0.0), [0.0] * 30)[-1] in ("go on", "stalled")
     assert run(Course(0.0), [1e-9])[-1] == "diverged"

@@ -272,6 +272,9 @@ def test_ends_early_where_it_no_longer_helps() -> None:
     settings = replace(SETTINGS, steps=400, mode="full")
     arrays, report = make_distillation(rank=7, settings=settings, count=8).recover(told.append)
     assert report.steps == sum(told) < 400
+    # Not before the rate has come down.
+    assert report.learning_rate is not None
+    assert report.curve[-1][2] < 0.05 * report.learning_rate
     assert report.held_out_loss_after <= report.held_out_loss_before
     assert report.kept == bool(arrays)
 
