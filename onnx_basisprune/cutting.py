@@ -28,7 +28,8 @@ def cut_network(network: Network, assessment: Assessment, plan: Plan) -> tuple[M
     model = network.model
     if len(removed):
         arrays = {**weights, **_shift_biases(network, assessment, shifts)}
-        model = remove_channels(replace_initializers(model, arrays), network.channels, removed, network.input_shapes)
+        model = replace_initializers(model, arrays) if arrays else model
+        model = remove_channels(model, network.channels, removed, network.input_shapes)
     return rewrite_convs(model, pairs)
 
 

@@ -173,11 +173,11 @@ def _carry_over(
     tensors: Mapping[str, TensorProto],
     before: GraphProto,
     after: GraphProto,
-    edited: Mapping[str, NDArray[Any] | TensorProto],
+    edited: dict[str, NDArray[Any] | TensorProto],
 ) -> ModelProto:
     """Return the original with the changes between the skeleton's graph `before` and `after`, and `edited` weights.
 
-    `tensors` are the original's initializers, with their data.
+    `tensors` are the original's initializers, with their data. `edited` is used up, so that no weight is there twice.
     """
     originals = {node.name: node for node in original.graph.node}
     sketches = {node.name: node for node in before.node}
@@ -223,13 +223,13 @@ def _update_node(original: NodeProto, before: NodeProto, after: NodeProto) -> No
 
 
 def _choose_initializers(
-    tensors: Mapping[str, TensorProto], edited: Mapping[str, NDArray[Any] | TensorProto], needed: set[str]
+    tensors: Mapping[str, TensorProto], edited: dict[str, NDArray[Any] | TensorProto], needed: set[str]
 ) -> Iterator[TensorProto]:
     """Go through the initializers that are still read: the changed and new ones, the others verbatim."""
     for name in dict.fromkeys((*tensors, *edited)):
         if name not in needed:
             continue
-        values = edited.get(name)
+        values = edited.pop(name, None)
         if isinstance(values, TensorProto):
             yield TensorProto(name=name, data_type=values.data_type, dims=values.dims)
         elif values is None or (name in tensors and _holds_values(tensors[name], values)):
