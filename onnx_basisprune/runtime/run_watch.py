@@ -13,8 +13,8 @@ from onnx_basisprune.errors import ModelError
 LONGEST_RUN_SECONDS = 300.0
 # How often all runs are looked at; shorter ones aren't disturbed.
 _PERIOD_SECONDS = 1.0
-# Memory that must stay available to the machine while a run takes longer than that.
-_LEAST_AVAILABLE_BYTES = 2**29
+# Of the machine's memory, what must stay available while a run takes longer than that.
+_LEAST_AVAILABLE = 0.02
 _TIME, _MEMORY = "time", "memory"
 
 
@@ -77,7 +77,8 @@ def _find_reason(seconds: float) -> str:
     if seconds > _PERIOD_SECONDS:
         import psutil
 
-        if psutil.virtual_memory().available < _LEAST_AVAILABLE_BYTES:
+        memory = psutil.virtual_memory()
+        if memory.available < _LEAST_AVAILABLE * memory.total:
             return _MEMORY
     return ""
 

@@ -215,6 +215,6 @@ def test_a_run_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_that_fills_the_memory_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_watch, "_LEAST_AVAILABLE_BYTES", 2**62)  # more than any machine has
+    monkeypatch.setattr(run_watch, "_LEAST_AVAILABLE", 1e6)  # more than any machine has
     with pytest.raises(MemoryError, match="next to no memory"):
         Session(ENDLESS, threads=1).run({"x": draw_inputs(1)})
