@@ -13,6 +13,7 @@ from onnx_basisprune.planning.types import TensorSpec
 # Of the resized side, the part that the centre crop keeps where a model is evaluated: 224 of 256.
 _CROP_FRACTION = 0.875
 _SMALLEST_MARGINAL_CROP = 128
+_LARGEST_INPUT = 1e30
 
 
 def feed_as_is(config: PreprocessConfig, spec: TensorSpec) -> Preprocessing:
@@ -65,6 +66,12 @@ def resolve_preprocessing(config: PreprocessConfig, spec: TensorSpec, preset: st
         raise ConfigError(f"--scale is {scale:g} and --std {', '.join(f'{s:g}' for s in std)}; expected all over 0.")
     if not np.isfinite(mean).all():
         raise ConfigError(f"--mean is {', '.join(f'{m:g}' for m in mean)}; expected finite numbers.")
+    largest = max((255 * scale + abs(m)) / s for m, s in zip(mean, std, strict=True))
+    if largest > _LARGEST_INPUT:
+        raise ConfigError(
+            f"--scale, --mean and --std make up to {largest:.2g} of a pixel; expected at most {_LARGEST_INPUT:g}, "
+            "which leaves float32 room to compute."
+        )
     return Preprocessing(
         preset,
         mean,
