@@ -79,7 +79,7 @@ def test_what_earlier_runs_found_out_changes_no_byte(
         return output.read_bytes(), report
 
     if kind == "plan":
-        compress("planned.onnx", target_latency=0.6, save_plan=tmp_path / "plan.json", recover="none")
+        compress("planned.onnx", target_latency=0.6, save_plan=tmp_path / "plan.json", recover="none", cache=False)
     chosen = options[kind]
     (cold, report), (warm, again), (alone, _) = (
         compress(name, **chosen, cache=name != "alone.onnx") for name in ("cold.onnx", "warm.onnx", "alone.onnx")
