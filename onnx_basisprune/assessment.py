@@ -14,6 +14,7 @@ from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.gradient_pass import CalibrationBatch, GradientPass
 from onnx_basisprune.calibration.statistics import collect_statistics, score_components
 from onnx_basisprune.compensating import CompensatedRead, list_compensated
+from onnx_basisprune.joint_scores import join_channel_scores
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.basis import expand_mean, find_reduced_space, make_fisher_basis, make_svd_basis
 from onnx_basisprune.planning.compensation import ReadStatistics
@@ -82,7 +83,7 @@ def assess_network(
         progress: Told of both passes.
         compensate: Whether consumers are to be compensated for removed channels.
     """
-    layers = {} if prune == "channels" else network.eligible
+    layers = network.eligible
     weights = {name: network.weight(layer) for name, layer in layers.items()}
     biases = {name: network.bias(layer) for name, layer in layers.items()}
     spaces = {name: find_reduced_space(W) for name, W in weights.items()}
@@ -101,8 +102,9 @@ def assess_network(
     bases = {
         name: _make_basis(kind, weights[name], biases[name], spaces[name], item)
         for name, item in statistics.items()
+        if prune != "channels"
         # What the loss doesn't depend on (another output's branch) isn't worthless: it is left alone.
-        if item.gradient_outer.any()
+        and item.gradient_outer.any()
     }
     reads = moments.finish()
     compensated = list_compensated(network, reads) if compensate else ()
@@ -111,7 +113,8 @@ def assess_network(
     components = score_components(
         gradient_pass, calibration.batches(), bases, progress.advance, gates.starts(), gates.end_batch
     )
-    return Assessment(bases, components, gates.finish(), reads, tuple(compensated))
+    channels = join_channel_scores(network, gates.finish(), reads, compensated, statistics, spaces)
+    return Assessment(bases, components, channels, reads, tuple(compensated))
 
 
 def list_places(network: Network) -> tuple[ReadPlace, ...]:
