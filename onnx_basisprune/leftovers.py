@@ -44,7 +44,7 @@ def claim_folder(path: Path) -> tuple[Path, BinaryIO]:
         except FileNotFoundError:  # another run took the empty folder for one that was left
             continue
         except BaseException:
-            folder.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)
             raise
         # Where a file system has no locks, nobody can take it away either.
         if _try_lock(marker) is not False and (folder / _MARKER).exists():
