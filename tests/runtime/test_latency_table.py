@@ -16,7 +16,7 @@ from onnx_basisprune.errors import ConfigError
 from onnx_basisprune.runtime.latency_table import LatencyTable, name_table, read_pinned_table, read_table
 
 JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
@@ -25,9 +25,11 @@ TABLES = st.builds(
     LatencyTable,
     environment=st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(max_size=5), max_size=3),
     block=st.sampled_from([1, 8, 16]),
-    overhead=st.floats(0, 100),
+    overhead=st.floats(0, 100, allow_subnormal=False),
     layers=st.dictionaries(st.text(max_size=8), NUMBERS, max_size=4),
-    models=st.dictionaries(st.text(max_size=8), st.dictionaries(st.text(max_size=5), st.floats(0, 1e9), max_size=3)),
+    models=st.dictionaries(
+        st.text(max_size=8), st.dictionaries(st.text(max_size=5), st.floats(0, 1e9, allow_subnormal=False), max_size=3)
+    ),
     scales=st.dictionaries(st.text(max_size=8), NUMBERS, max_size=3),
 )
 REUSED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
