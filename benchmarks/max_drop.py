@@ -70,11 +70,11 @@ ROWS = {
     ),
     "resnet20-macs": Row(
         "resnet20_cifar10",
-        {"minimize": "macs", "recover": "full", "augment": "shift+flip", "limit": 5000, "recover_steps": 600},
+        {"minimize": "macs", "recover": "full", "augment": "shift+flip", "limit": 5000, "recover_steps": 1200},
     ),
     "resnet20-latency": Row(
         "resnet20_cifar10",
-        {"minimize": "latency", "recover": "full", "augment": "shift+flip", "limit": 5000, "recover_steps": 600},
+        {"minimize": "latency", "recover": "full", "augment": "shift+flip", "limit": 5000, "recover_steps": 1200},
     ),
 }
 HEADINGS = ("row", "seed", "MACs", "params", "speed-up", "top-1 %", "claimed drop pp", "unseen drop pp", "looks", "min")
