@@ -384,14 +384,14 @@ def test_a_model_that_is_not_what_was_planned_is_not_written(
 ) -> None:
     real_save, real_cut = pipeline.save_model, candidates.cut_network
 
-    def corrupt(model: ModelProto, path: Path, *, external_data: bool) -> tuple[Path, ...]:
+    def corrupt(model: ModelProto, path: Path, **options: Any) -> tuple[Path, ...]:
         copy = ModelProto()
         copy.CopyFrom(model)
         tensor = next(t for t in copy.graph.initializer if t.name.endswith(".basis"))
         values = numpy_helper.to_array(tensor).copy()
         values[0] = np.nan if fault == "nan" else values[0] + 1.0
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        return real_save(copy, path, external_data=external_data)
+        return real_save(copy, path, **options)
 
     def forget(network: Any, assessment: Any, plan: Any) -> tuple[ModelProto, dict[str, PairNames]]:
         left = dict(list(plan.components.items())[1:])

@@ -42,6 +42,7 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "val": (["--val", "v.npz"], Path("v.npz")),
     "labels": (["--labels", "l.json"], Path("l.json")),
     "scores": (["--scores", "probabilities"], "probabilities"),
+    "feed": (["--feed", "gain=1.5", "--feed", "size=2,3"], ("gain=1.5", "size=2,3")),
     "limit": (["--limit", "7"], 7),
     "batch_size": (["--batch-size", "3"], 3),
     "threads": (["--threads", "2"], 2),
