@@ -508,7 +508,7 @@ def test_a_dry_run_predicts_by_the_table_only(fake_clock: Any, tmp_path: Path) -
 def test_a_dry_run_plans_what_a_run_with_this_table_does(fake_clock: Any, tmp_path: Path) -> None:
     """The clock goes down faster than the table: more may be left than the table alone says."""
     real = fake_clock._time_model
-    fake_clock._time_model = lambda path, shape: real(path, shape) ** 2
+    fake_clock._time_model = lambda *given: real(*given) ** 2
     options = ["--target-latency", "0.6", "--latency-table", str(tmp_path / "table.json")]
     result, report = run_quickly(tmp_path, "small", *options)
     assert result.exit_code == 0, result.output
