@@ -137,6 +137,7 @@ def test_config_is_ready_for_json() -> None:
     assert json.loads(json.dumps(described)) == {
         **described,
         "exclude": ["n"],
+        "feed": [],
     }
     assert (described["model"], described["report"], described["output"]) == ("a.onnx", "r.json", "out.onnx")
     assert described["preprocessing"] == {"preset": "unit"}
