@@ -76,7 +76,7 @@ def _read_numbers(text: str, spec: TensorSpec, option: str) -> NDArray[Any]:
     """Return the numbers of a value, `[n]`, in the input's type."""
     try:
         dtype = np.dtype(spec.dtype)
-    except TypeError:
+    except (TypeError, ValueError):  # such as of "seq(tensor(float))"; of a map, numpy reads the comma
         dtype = np.dtype(object)
     if dtype.kind not in "fiub":
         raise ConfigError(f"{option}: the input is {quote(spec.dtype)}; expected one that takes numbers.")

@@ -58,6 +58,8 @@ def test_numbers_take_the_type_and_shape_of_the_input(
         ("2", "bool", (), "bool, which doesn't hold"),
         ("1,2,3", "float32", (2,), r"3 numbers; expected 1, or 2 for the shape \[2\]"),
         ("1,2", "float32", (), r"2 numbers; expected 1"),
+        ("1", "seq(tensor(float))", (), "takes numbers"),
+        ("1", "map(int64,tensor(float))", (), "takes numbers"),
         ("1", "str", (), "takes numbers"),
         ("1", "", (), "takes numbers"),
         ("1", "bfloat16x", (), "takes numbers"),
