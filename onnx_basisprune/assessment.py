@@ -83,11 +83,12 @@ def assess_network(
         progress: Told of both passes.
         compensate: Whether consumers are to be compensated for removed channels.
     """
-    layers = network.eligible
+    places = () if prune == "basis" else list_places(network)
+    # Channels alone need what their consumers' losses say, but nothing where there are none.
+    layers = network.eligible if places or prune != "channels" else {}
     weights = {name: network.weight(layer) for name, layer in layers.items()}
     biases = {name: network.bias(layer) for name, layer in layers.items()}
     spaces = {name: find_reduced_space(W) for name, W in weights.items()}
-    places = () if prune == "basis" else list_places(network)
     if not layers and not places:
         return Assessment({}, {}, {}, {}, ())
     moments = ReadMoments(places)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,36 +39,36 @@ def join_channel_scores(
     items = [item for item in compensated if item.read.node in statistics]
     for group in network.channels.groups:
         channels = [int(channel) for channel in group.channels if int(channel) in scores]
+        # Longest kept first.
         channels.sort(key=lambda channel: scores[channel], reverse=True)
         joint = np.zeros(len(channels) + 1)
         for item in items:
-            # Longest kept first. One that isn't read here, or more than once, has no place in one order for all.
-            places = [np.flatnonzero(item.read.labels == channel) for channel in channels]
-            if channels and all(len(place) == 1 for place in places):
-                order = np.concatenate(places)
+            order = _find_order(item.read.labels, channels)
+            if order is not None:
                 node = item.read.node
-                metric = _measure_metric(network, item, statistics[node], spaces[node])
-                moments = _find_moments(reads[item.tensor], centred=bool(item.bias))
-                joint += measure_joint_loss(metric[np.ix_(order, order)], moments[np.ix_(order, order)])
+                W = network.program.initializers[item.weight].take(order, axis=item.read.weight_axis)
+                part = reads[item.tensor].select(order)
+                metric = _measure_metric(W, statistics[node], spaces[node])
+                joint += measure_joint_loss(metric, part.covariance if item.bias else part.second)
         if joint.any():
             ascending = np.array([scores[channel] for channel in reversed(channels)])
             joined.update(zip(reversed(channels), join_scores(ascending, joint).tolist(), strict=True))
     return joined
 
 
-def _measure_metric(
-    network: Network, item: CompensatedRead, statistics: ConvStatistics, space: ReducedSpace | None
-) -> Matrix:
-    """Return `sum_taps W_tapᵀ Gamma W_tap`, `[C, C]`, of a Conv."""
-    W = network.program.initializers[item.weight].astype(np.float64)
-    W = W.reshape(*W.shape[:2], -1)  # [outputs, C, taps]
+def _find_order(labels: NDArray[np.int64], channels: Sequence[int]) -> NDArray[np.int64] | None:
+    """Return where channels are read, in their order; `None` unless each is read exactly once."""
+    places = np.flatnonzero(np.isin(labels, channels))
+    found = dict(zip(labels[places].tolist(), places.tolist(), strict=True))
+    if not channels or not len(places) == len(found) == len(channels):
+        return None
+    return np.array([found[channel] for channel in channels])
+
+
+def _measure_metric(weight: NDArray[Any], statistics: ConvStatistics, space: ReducedSpace | None) -> Matrix:
+    """Return `sum_taps W_tapᵀ Gamma W_tap`, `[C, C]`, of a Conv's weight `[outputs, C, *kernel]`."""
+    W: Matrix = weight.astype(np.float64).reshape(*weight.shape[:2], -1)  # [outputs, C, taps]
     if space is not None:
         W = np.einsum("oq,oct->qct", space.U, W, optimize=True)
     weighted = np.tensordot(statistics.gamma, W, axes=1)
     return np.tensordot(W, weighted, axes=((0, 2), (0, 2)))
-
-
-def _find_moments(statistics: ReadStatistics, *, centred: bool) -> Matrix:
-    """Return the covariance of what is read, or its second moment, `[C, C]`."""
-    second = statistics.outer / statistics.positions
-    return second - np.outer(statistics.mean, statistics.mean) if centred else second

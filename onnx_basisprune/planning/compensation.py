@@ -44,6 +44,20 @@ class ReadStatistics:
         """Mean of `x`, `[C]`."""
         return self.total / self.positions
 
+    @property
+    def second(self) -> Matrix:
+        """Second moment of `x`, `[C, C]`."""
+        return self.outer / self.positions
+
+    @property
+    def covariance(self) -> Matrix:
+        """Covariance of `x`, `[C, C]`."""
+        return self.second - np.outer(self.mean, self.mean)
+
+    def select(self, order: NDArray[np.int64]) -> ReadStatistics:
+        """Return those of some of the channels, in the order given."""
+        return ReadStatistics(self.total[order], self.outer[np.ix_(order, order)], self.positions)
+
 
 def regress_removed(
     statistics: ReadStatistics, kept: NDArray[np.bool_], weights: Matrix, padded: float, can_shift: bool
@@ -61,12 +75,12 @@ def regress_removed(
         `C [removed, kept]` and `t [removed]`, of the better of the centred regression and the one through the origin.
     """
     gone = ~kept
-    second = statistics.outer / statistics.positions
+    second = statistics.second
     importance = weights[np.ix_(gone, gone)]
     floor = _FLOOR * float(np.mean(np.diag(second))) + np.finfo(np.float64).tiny
     origin, origin_error = _solve(second, kept, floor)
     mean = statistics.mean
-    centred, centred_error = _solve(second - np.outer(mean, mean), kept, floor)
+    centred, centred_error = _solve(statistics.covariance, kept, floor)
     shift = mean[gone] - centred @ mean[kept]
     with_shift = float(np.sum(importance * centred_error)) + padded * float(shift @ importance @ shift)
     if can_shift and with_shift < float(np.sum(importance * origin_error)):
