@@ -11,7 +11,6 @@ from onnx_basisprune.calibration.recovery import Distillation
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.head import find_classifier
-from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
 from onnx_basisprune.memory import Built
 from onnx_basisprune.opening import Images
@@ -20,7 +19,6 @@ from onnx_basisprune.results import RecoveryReport
 from onnx_basisprune.rounds import Prospect
 from onnx_basisprune.run import Run
 from onnx_basisprune.runtime.evaluation import Predictions
-from onnx_basisprune.scratch import make_scratch_folder
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -50,7 +48,7 @@ def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: 
         planned: The plan.
         tune: Whether to recover as `--recover` says.
     """
-    tune = tune and run.config.recover != "none" and run.config.recover_steps > 0
+    tune = tune and run.config.is_recovered
 
     def build() -> Built:
         return _build(run, prospect, planned, tune=tune)
@@ -81,8 +79,7 @@ def _build(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool) -> 
 
 def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predictions:
     """Return what onnxruntime makes of a candidate on images."""
-    with make_scratch_folder() as folder:
-        path = save_model(run.restore_form(candidate.model), folder / "candidate.onnx")[0]
+    with run.save_for_trial(candidate.model) as path:
         return run.predict_file(path, images, "trying")
 
 

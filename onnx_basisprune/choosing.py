@@ -10,13 +10,11 @@ from onnx_basisprune.assessment import assess_network
 from onnx_basisprune.budget import Budget, PlannedCut, predict_times
 from onnx_basisprune.costing import Unit, sum_latency
 from onnx_basisprune.fitting import fit_latency
-from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.pricing import Pricing, choose_align
 from onnx_basisprune.results import TimingReport
 from onnx_basisprune.rounds import Prospect, assess_in_rounds
 from onnx_basisprune.run import Run
-from onnx_basisprune.scratch import make_scratch_folder
 from onnx_basisprune.timing import time_pair
 
 if TYPE_CHECKING:
@@ -76,8 +74,7 @@ class Outlook:
 
     def time_model(self, model: ModelProto) -> float:
         """Return the time of a model as a fraction of the original's."""
-        with make_scratch_folder() as folder:
-            path = save_model(self.run.restore_form(model), folder / "planned.onnx")[0]
+        with self.run.save_for_trial(model) as path:
             speedup = time_pair(path, self.run.network.input_shape[1:], self.run.config, _LOOK_SECONDS).speedup
         return 1.0 if speedup is None else 1 / speedup.median
 

@@ -159,6 +159,11 @@ class CompressionConfig(PreprocessConfig, GateLimits):
             return None
         return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
 
+    @property
+    def is_recovered(self) -> bool:
+        """Whether what was cut is tuned afterwards."""
+        return self.recover != "none" and self.recover_steps > 0
+
     def _list_targets(self) -> dict[str, float]:
         """Return the targets that are given, by option."""
         targets = {

@@ -6,11 +6,9 @@ import numpy as np
 
 from onnx_basisprune.candidates import Candidate, build_candidate
 from onnx_basisprune.choosing import Outlook
-from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.progress import TimeUpError
 from onnx_basisprune.results import FrontierPoint
 from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
-from onnx_basisprune.scratch import make_scratch_folder
 from onnx_basisprune.timing import time_pair
 
 # Fractions to keep, in the budget's unit: so many, from here down to there or to the smallest that there is.
@@ -73,8 +71,7 @@ def measure_point(outlook: Outlook, candidate: Candidate, target: float, *, is_c
     """
     run, forecast = outlook.run, candidate.planned.forecast
     images, baseline = (run.validation, run.baseline) if run.trial is None else (run.trial.images, run.trial.baseline)
-    with make_scratch_folder() as folder:
-        path = save_model(run.restore_form(candidate.model), folder / "point.onnx")[0]
+    with run.save_for_trial(candidate.model) as path:
         predictions = run.predict_file(path, images, "frontier")
         timing = time_pair(path, run.network.input_shape[1:], run.config, _LOOK_SECONDS)
     drop = compare(baseline, predictions)

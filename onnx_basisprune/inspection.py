@@ -18,7 +18,7 @@ from onnx_basisprune.graph.fed_inputs import feed_inputs
 from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.graph.model_io import read_model, read_opset
 from onnx_basisprune.graph.normalize import normalize_model
-from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.graph.program import extract_program, list_inputs
 from onnx_basisprune.graph.shapes import check_sizes
 from onnx_basisprune.graph.working_form import take_working_form
 from onnx_basisprune.inspection_report import Inspection, NodeInspection, TensorInfo
@@ -57,7 +57,7 @@ def inspect_model(
     if input_shape is not None and (not input_shape or min(input_shape) < 1):
         raise ConfigError(f"--input-shape is {list(input_shape)}; expected whole numbers over 0.")
     model, files = read_model(path)
-    inputs = extract_program(model).inputs
+    inputs = list_inputs(model.graph)
     fed = resolve_feeds(feed, inputs)
     model = feed_inputs(model, fed, next((spec.name for spec in list_free(inputs, fed)), ""))
     program = extract_program(model)
@@ -91,7 +91,7 @@ def inspect_model(
 
 def _complete_shapes(normalized: ModelProto, input_shape: Sequence[int] | None) -> None:
     """Run the model once where ONNX can't infer what its nodes give, and its input's shape is known, in place."""
-    inputs = extract_program(normalized).inputs
+    inputs = list_inputs(normalized.graph)
     if len(inputs) != 1 or not inputs[0].shape:
         return
     batch, *sizes = inputs[0].shape

@@ -22,7 +22,7 @@ from onnx_basisprune.graph.batch_axis import lacks_batch_axis
 from onnx_basisprune.graph.fed_inputs import feed_inputs
 from onnx_basisprune.graph.head import find_head
 from onnx_basisprune.graph.model_io import read_model
-from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.graph.program import extract_program, list_inputs
 from onnx_basisprune.graph.shapes import check_sizes
 from onnx_basisprune.planning.types import FedInput, Head, TensorSpec
 from onnx_basisprune.progress import Progress
@@ -120,7 +120,7 @@ def open_subject(
         ModelError: The file can't be read, or isn't a model with one image input and class scores.
     """
     model, files = read_model(path)
-    inputs = extract_program(model).inputs
+    inputs = list_inputs(model.graph)
     fed = resolve_feeds(feed, inputs)
     free = list_free(inputs, fed)
     if len(free) != 1:

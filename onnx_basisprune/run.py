@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from onnx_basisprune.files import count_bytes
 from onnx_basisprune.foreign import list_black_boxes, record_opaque_shapes
 from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.fed_inputs import unfeed_inputs
+from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.quantized import refuse_quantized
 from onnx_basisprune.graph.tensors import drop_weights
@@ -38,6 +40,7 @@ from onnx_basisprune.runtime.baseline import check_above_chance
 from onnx_basisprune.runtime.environment import describe_environment
 from onnx_basisprune.runtime.evaluation import Predictions, summarize_accuracy
 from onnx_basisprune.runtime.session import Session
+from onnx_basisprune.scratch import make_scratch_folder
 from onnx_basisprune.validation import compare_runtimes
 
 if TYPE_CHECKING:
@@ -102,6 +105,12 @@ class Run:
     def class_names(self) -> Mapping[int, str]:
         """Class index → name, as far as the images' folders tell."""
         return {**self.images.dataset.class_names, **self.validation.dataset.class_names}
+
+    @contextmanager
+    def save_for_trial(self, model: ModelProto) -> Iterator[Path]:
+        """Write a compressed model as it would be in the end, to try it; yields the file, which is gone afterwards."""
+        with make_scratch_folder() as folder:
+            yield save_model(self.restore_form(model), folder / "model.onnx")[0]
 
     def predict_file(self, path: Path, images: Images, stage: str) -> Predictions:
         """Return what onnxruntime makes of images with a model file that has the original's inputs and outputs."""

@@ -95,7 +95,7 @@ class Search:
             middle = (low * high) ** 0.5
             low, high = (low, middle) if self.try_target(middle, tune=False) else (middle, high)
             low = max(low, min(high, self._least))
-        if not self._can_recover():
+        if not self.outlook.run.config.is_recovered:
             return
         self._excess.clear()
         target: float | None = high * _STRIDE
@@ -128,11 +128,6 @@ class Search:
         rise = (self._excess[best] - self._excess[other]) / log(other / best)
         ratio = exp(self._excess[best] / rise) if rise > 0 else 0.0
         return min(max(ratio, _STRIDES[0]), _STRIDES[1])
-
-    def _can_recover(self) -> bool:
-        """Return whether candidates are recovered at all."""
-        config = self.outlook.run.config
-        return config.recover != "none" and config.recover_steps > 0
 
     def _is_over(self) -> bool:
         """Return whether another candidate would take longer than there is time."""
@@ -199,7 +194,7 @@ class Search:
         It may be far away, and without recovery: nearer ones are tried on the way there.
         """
         known = min((budget for budget in self.accepted if budget > failed), default=1.0)
-        while failed and failed * _STEP_BACK < known and self._can_recover() and not self._is_over():
+        while failed and failed * _STEP_BACK < known and self.outlook.run.config.is_recovered and not self._is_over():
             failed *= _STEP_BACK
             if self.try_target(failed, tune=True):
                 return min(budget for budget in self.accepted if budget >= failed)

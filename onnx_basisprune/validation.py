@@ -16,7 +16,7 @@ from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.fed_inputs import feed_inputs
 from onnx_basisprune.graph.half_precision import has_half
 from onnx_basisprune.graph.model_io import passes_full_check, read_opset
-from onnx_basisprune.graph.program import extract_program
+from onnx_basisprune.graph.program import describe_value, list_inputs
 from onnx_basisprune.graph.working_form import take_working_form
 from onnx_basisprune.planning.types import TensorSpec
 from onnx_basisprune.results import ModelMeasurement
@@ -69,13 +69,13 @@ def validate_model(
     """
     if passes_full_check(original) and not passes_full_check(compressed):
         raise ValidationError("the compressed model fails onnx.checker; the original passes: please report this.")
-    after = extract_program(compressed)
-    if _read_interface(original) != (after.inputs, after.outputs):
+    inputs, outputs = _read_interface(compressed)
+    if _read_interface(original) != (inputs, outputs):
         raise ValidationError("the compressed model's inputs or outputs differ from the original's.")
     if read_opset(original) != read_opset(compressed):
         raise ValidationError("the compressed model's opset differs from the original's.")
-    fed = resolve_feeds(feed, after.inputs)
-    image = list_free(after.inputs, fed)[0].name
+    fed = resolve_feeds(feed, inputs)
+    image = list_free(inputs, fed)[0].name
     working = take_working_form(feed_inputs(compressed, fed, image))
     cost = measure_cost(working, {image: (1, *images.shape[1:])})
     if (cost.macs, cost.parameters) != (predicted.macs, predicted.parameters):
@@ -93,8 +93,7 @@ def validate_model(
 
 def _read_interface(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Return a model's inputs and outputs."""
-    program = extract_program(model)
-    return program.inputs, program.outputs
+    return list_inputs(model.graph), tuple(describe_value(value) for value in model.graph.output)
 
 
 def _compare_batches(

@@ -55,18 +55,23 @@ def extract_program(model: ModelProto) -> Program:
     return _extract_graph(model.graph, model)
 
 
+def list_inputs(graph: GraphProto) -> tuple[TensorSpec, ...]:
+    """Return a graph's inputs that aren't initializers."""
+    names = {tensor.name for tensor in graph.initializer}
+    return tuple(describe_value(value) for value in graph.input if value.name not in names)
+
+
 def _extract_graph(graph: GraphProto, model: ModelProto) -> Program:
     """Return a graph of a model, the main one or an inner one."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if "ai.onnx" in versions:
         versions.setdefault("", versions["ai.onnx"])
-    names = {tensor.name for tensor in graph.initializer}
     return Program(
         operations=tuple(
             _extract_operation(node, versions, position, model) for position, node in enumerate(graph.node)
         ),
         initializers=_Arrays(graph.initializer),
-        inputs=tuple(describe_value(value) for value in graph.input if value.name not in names),
+        inputs=list_inputs(graph),
         outputs=tuple(describe_value(value) for value in graph.output),
         defaults=list_overridable(model) if graph is model.graph else frozenset(),
     )

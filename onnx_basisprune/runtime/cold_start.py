@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from time import perf_counter
 from onnx_basisprune.errors import BasispruneError, ConfigError, ModelError, quote
 from onnx_basisprune.runtime.random_input import draw_input
 from onnx_basisprune.runtime.session import CPU, Session
+from onnx_basisprune.scratch import make_scratch_folder
 
 _STATUS_FILE = Path("/proc/self/status")
 
@@ -65,8 +65,8 @@ def measure_cold_start(
         ModelError: The model can't be loaded or run, or the process died over it.
     """
     if isinstance(model, bytes):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "model.onnx")
+        with make_scratch_folder() as folder:
+            path = folder / "model.onnx"
             path.write_bytes(model)
             return measure_cold_start(
                 path, batch_size=batch_size, image_shape=image_shape, threads=threads, provider=provider, feed=feed

@@ -92,19 +92,20 @@ def test_a_loop_without_a_turn_gives_its_states_back() -> None:
     np.testing.assert_array_equal(compare(build(body, "float[N, 3] y", **constants), X)["y"], X)
 
 
-def test_a_loop_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_flow, "LONGEST_LOOP_SECONDS", 0.05)
+@pytest.mark.parametrize(
+    ("name", "limit", "message"),
+    [
+        ("LONGEST_LOOP_SECONDS", 0.05, r"'Loop_0' \(Loop, .* turns took over 0.05 s, which is the limit"),
+        ("LARGEST_STACKS", 100, r"'Loop_0' .* 51 turns gave over 100 numbers, which is the limit"),
+    ],
+)
+def test_a_loop_without_an_end_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, name: str, limit: float, message: str
+) -> None:
+    monkeypatch.setattr(control_flow, name, limit)
     constants = {"gain": np.float32(1), "limit": np.float32(np.inf)}
     model = build(LOOP.format(inputs=", "), "float[N, 3] y, float[K] all", **constants)
-    with pytest.raises(ModelError, match=r"'Loop_0' \(Loop, .* turns took over 0.05 s, which is the limit"):
-        Executor(extract_program(model)).compute({"x": X}, ["y"])
-
-
-def test_a_loop_that_gathers_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_flow, "LARGEST_STACKS", 100)
-    constants = {"gain": np.float32(1), "limit": np.float32(np.inf)}
-    model = build(LOOP.format(inputs=", "), "float[N, 3] y, float[K] all", **constants)
-    with pytest.raises(ModelError, match=r"'Loop_0' .* 51 turns gave over 100 numbers, which is the limit"):
+    with pytest.raises(ModelError, match=message):
         Executor(extract_program(model)).compute({"x": X}, ["y"])
 
 
