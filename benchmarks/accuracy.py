@@ -82,6 +82,8 @@ class Bench:
         self.test = [(batch.x, batch.y) for batch in test.stream(500)]
         self.network: Network = read_network(normalize_model(self.subject.model), (1, 3, 32, 32), ())
         self.calibration = Calibration(self.subject.head, lambda: self.images.stream(128), len(self.images), seed)
+        # The original is asked once for all students.
+        self._teachers: dict[tuple[int, RecoveryMode], Teacher] = {}
 
     def measure_top1(self, content: bytes) -> float:
         """Return top-1 in percent."""
@@ -113,13 +115,21 @@ class Bench:
     ) -> tuple[ModelProto, RecoveryReport]:
         """Tune a cut model on the calibration images."""
         student = extract_program(model)
-        settings = RecoverySettings(steps, 128, 128, "shift+flip", "nchw", self.seed, mode=mode)
-        teacher = Teacher(self.network.program, self.subject.head, self.images.load, len(self.images), settings)
+        teacher = self._find_teacher(steps, mode)
         classifier = find_classifier(student, self.subject.head)
         scaling_weights = {name: names.scaling for name, names in pairs.items()}
         distillation = Distillation(teacher, student, classifier, scaling_weights)
         arrays, report = distillation.recover()
         return replace_initializers(model, arrays), report
+
+    def _find_teacher(self, steps: int, mode: RecoveryMode) -> Teacher:
+        if (steps, mode) not in self._teachers:
+            settings = RecoverySettings(steps, 128, 128, "shift+flip", "nchw", self.seed, mode=mode)
+            images = self.images
+            self._teachers[steps, mode] = Teacher(
+                self.network.program, self.subject.head, images.load, len(images), settings
+            )
+        return self._teachers[steps, mode]
 
 
 def main() -> None:
