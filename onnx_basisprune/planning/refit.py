@@ -16,6 +16,7 @@ depthwise or grouped Conv gets one factor per channel: all matrices are diagonal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,39 +130,91 @@ def refit_map(fitted: MapMoments, held_back: MapMoments, A: Matrix, *, has_bias:
     Returns:
         `A'` in the shape of `A`, and `b' [C]`, zeros without a bias.
     """
-    fits = [solve_map(fitted, A, ridge, has_bias=has_bias) for ridge in _RIDGES]
-    return min(fits, key=lambda fit: measure_error(held_back, *fit, has_bias=has_bias))
+    path = RidgePath(fitted, A, has_bias=has_bias)
+    gains = path.measure_gains(held_back, _RIDGES)
+    return path.solve(_RIDGES[int(np.argmax(gains))])
 
 
-def measure_error(moments: MapMoments, A: Matrix, b: Matrix, *, has_bias: bool) -> float:
-    """Return `E|y - A z - b|² - c`, where `c` depends on `y` alone.
+class RidgePath:
+    """The maps for every ridge, from one eigendecomposition.
 
-    Args:
-        moments: Of `z` and `y`.
-        A: `[C, q]`, or `[C]` for factors.
-        b: `[C]`.
-        has_bias: Whether errors are taken around the means (`c = tr S_yy`), or `b` is zero (`c = E|y|²`).
+    With `S_zz = Q diag(w) Qᵀ` and `G = (S_yz - A S_zz) Q`, `A' = A + G diag(s) Qᵀ` with `s = 1 / (w + lambda)`. What it
+    loses on other images is then quadratic in `s`, and costs no product of matrices per ridge. Of factors, all matrices
+    are diagonals, and `Q` is the identity.
     """
-    S_zz, S_yz = moments.center(has_bias=has_bias)
-    product = A * S_zz if A.ndim == 1 else A @ S_zz
-    error = float(np.sum((product - 2.0 * S_yz) * A))
-    if has_bias:
-        z = moments.z / moments.positions
-        error += float(np.sum(np.square(moments.y / moments.positions - (A * z if A.ndim == 1 else A @ z) - b)))
-    return error
 
+    def __init__(self, moments: MapMoments, A: Matrix, *, has_bias: bool) -> None:
+        """Decompose.
 
-def solve_map(moments: MapMoments, A: Matrix, ridge: float, *, has_bias: bool) -> tuple[Matrix, Matrix]:
-    """Return `A'` and `b'` for one ridge, relative to the mean variance of `z`; of infinity, for the bias alone."""
-    if np.isfinite(ridge):
-        S_zz, S_yz = moments.center(has_bias=has_bias)
+        Args:
+            moments: Of the images to fit on.
+            A: The map so far, `[C, q]`; `[C]` for factors.
+            has_bias: Whether the layer has a bias that can be set.
+        """
+        self._moments, self._A, self._has_bias = moments, A, has_bias
+        S_zz, residual = self._center(moments)
+        self._Q: Matrix | None = None
         if A.ndim == 1:
-            level = (ridge + _FLOOR) * float(np.mean(S_zz)) + np.finfo(np.float64).tiny
-            A = A + (S_yz - A * S_zz) / (np.maximum(S_zz, 0.0) + level)
+            self._w, self._G = S_zz, residual
         else:
-            level = (ridge + _FLOOR) * float(np.mean(np.diag(S_zz))) + np.finfo(np.float64).tiny
-            A = A + np.linalg.solve(S_zz + level * np.eye(len(S_zz)), (S_yz - A @ S_zz).T).T
-    if not has_bias:
-        return A, np.zeros(len(A))
-    z = moments.z / moments.positions
-    return A, moments.y / moments.positions - (A * z if A.ndim == 1 else A @ z)
+            self._w, self._Q = _decompose(S_zz)
+            self._G = residual @ self._Q
+
+    def solve(self, ridge: float) -> tuple[Matrix, Matrix]:
+        """Return `A'` and `b'` for one ridge, relative to the mean variance of `z`; of infinity, for the bias alone."""
+        change = self._G * self._weigh(ridge)
+        A = self._A + (change if self._Q is None else change @ self._Q.T)
+        if not self._has_bias:
+            return A, np.zeros(len(A))
+        z, y = self._moments.z / self._moments.positions, self._moments.y / self._moments.positions
+        return A, y - (A * z if A.ndim == 1 else A @ z)
+
+    def measure_gains(self, moments: MapMoments, ridges: Sequence[float]) -> list[float]:
+        """Return by how much the maps bring `E|y - A' z - b'|²` down on other images, but for a constant.
+
+        Args:
+            moments: Of these images.
+            ridges: One for each map.
+        """
+        S_zz, residual = self._center(moments)
+        # E|Δ z|² and 2 E(y - A z)ᵀ Δ z, with Δ = G diag(s) Qᵀ, as a quadratic and a linear form in s.
+        if self._Q is None:
+            quadratic, linear = np.square(self._G) * S_zz, self._G * residual
+        else:
+            quadratic = (self._G.T @ self._G) * (self._Q.T @ S_zz @ self._Q)
+            linear = np.sum(self._G * (residual @ self._Q), axis=0)
+        z, y = (moments.z / moments.positions, moments.y / moments.positions) if self._has_bias else (None, None)
+        gains = []
+        for ridge in ridges:
+            s = self._weigh(ridge)
+            gain = 2.0 * float(linear @ s)
+            gain -= float(quadratic @ (s * s) if quadratic.ndim == 1 else s @ quadratic @ s)
+            gains.append(gain if z is None or y is None else gain - self._measure_offset(s, z, y))
+        return gains
+
+    def _measure_offset(self, s: Matrix, z: Matrix, y: Matrix) -> float:
+        """Return `|E[y] - A' E[z] - b'|²` over other images: how wrong the bias is there."""
+        z = z - self._moments.z / self._moments.positions
+        y = y - self._moments.y / self._moments.positions
+        if self._Q is None:
+            return float(np.sum(np.square(y - (self._A + self._G * s) * z)))
+        return float(np.sum(np.square(y - self._A @ z - self._G @ (s * (self._Q.T @ z)))))
+
+    def _center(self, moments: MapMoments) -> tuple[Matrix, Matrix]:
+        """Return `S_zz` and `S_yz - A S_zz` of some images."""
+        S_zz, S_yz = moments.center(has_bias=self._has_bias)
+        return S_zz, S_yz - (self._A * S_zz if self._A.ndim == 1 else self._A @ S_zz)
+
+    def _weigh(self, ridge: float) -> Matrix:
+        """Return `s`, `[q]`: the inverse of each eigenvalue and the ridge together."""
+        level = (ridge + _FLOOR) * float(np.mean(self._w)) + np.finfo(np.float64).tiny
+        return 1.0 / (np.maximum(self._w, 0.0) + level) if np.isfinite(ridge) else np.zeros_like(self._w)
+
+
+def _decompose(S: Matrix) -> tuple[Matrix, Matrix]:
+    """Return the eigenvalues and eigenvectors of a symmetric matrix; NaN of one that isn't finite."""
+    try:
+        w, Q = np.linalg.eigh(S)
+    except np.linalg.LinAlgError:
+        return np.full(len(S), np.nan), np.full(S.shape, np.nan)
+    return w, Q

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_basisprune.planning.refit import MapMoments, measure_error, refit_map, solve_map
+from onnx_basisprune.planning.refit import MapMoments, RidgePath, refit_map
 
 Matrix = NDArray[np.float64]
 
@@ -43,13 +43,13 @@ Y = np.stack([3.0 * Z[:, 0] + 0.5 * Z[:, 1] + 7.0, 1.0 - Z[:, 1]], axis=1)
     ],
 )
 def test_two_channels_by_hand(ridge: float, expected: list[list[float]]) -> None:
-    A, b = solve_map(collect(Z, Y), np.eye(2), ridge, has_bias=True)
+    A, b = RidgePath(collect(Z, Y), np.eye(2), has_bias=True).solve(ridge)
     np.testing.assert_allclose(A, expected, rtol=0, atol=1e-9)
     np.testing.assert_allclose(b, [7.0, 1.0], rtol=0, atol=1e-9)
 
 
 def test_factors_by_hand() -> None:
-    A, b = solve_map(collect(Z, Y, diagonal=True), np.ones(2), 0.0, has_bias=True)
+    A, b = RidgePath(collect(Z, Y, diagonal=True), np.ones(2), has_bias=True).solve(0.0)
     np.testing.assert_allclose(A, [3.0, -1.0], rtol=0, atol=1e-9)
     np.testing.assert_allclose(b, [7.0, 1.0], rtol=0, atol=1e-9)
 
@@ -57,7 +57,7 @@ def test_factors_by_hand() -> None:
 def test_without_a_bias_by_hand() -> None:
     """Of z = 1, 3 and y = 2, 4 through the origin: (2 + 12) / (1 + 9)."""
     moments = collect(np.array([[1.0], [3.0]]), np.array([[2.0], [4.0]]))
-    A, b = solve_map(moments, np.ones((1, 1)), 0.0, has_bias=False)
+    A, b = RidgePath(moments, np.ones((1, 1)), has_bias=False).solve(0.0)
     np.testing.assert_allclose(A, [[1.4]], rtol=0, atol=1e-9)
     assert b.tolist() == [0.0]
 
@@ -72,20 +72,45 @@ def test_moments_add_up_and_shift(*, diagonal: bool) -> None:
     assert_same(whole.shift(one, other), collect(z + one, y + other, diagonal=diagonal))
 
 
+RIDGES = (1e-3, 0.1, 1.0, np.inf)
+
+
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("diagonal", [False, True])
-def test_error_is_that_of_the_rows_but_for_a_constant(*, diagonal: bool, has_bias: bool) -> None:
+def test_gains_are_those_of_the_rows_but_for_a_constant(*, diagonal: bool, has_bias: bool) -> None:
     rng = np.random.default_rng(1)
     z, y = rng.standard_normal((50, 3)) + 1, rng.standard_normal((50, 3)) - 2
-    moments = collect(z, y, diagonal=diagonal)
-    found, expected = [], []
-    for _ in range(2):
-        A = rng.standard_normal(3) if diagonal else rng.standard_normal((3, 3))
-        b = rng.standard_normal(3) if has_bias else np.zeros(3)
-        mapped = z * A if diagonal else z @ A.T
-        found.append(measure_error(moments, A, b, has_bias=has_bias))
-        expected.append(np.square(y - mapped - b).sum(axis=1).mean())
-    assert found[0] - found[1] == pytest.approx(expected[0] - expected[1], rel=1e-9)
+    other_z, other_y = 2 * rng.standard_normal((40, 3)) - 1, rng.standard_normal((40, 3))
+    A = rng.standard_normal(3) if diagonal else rng.standard_normal((3, 3))
+    path = RidgePath(collect(z, y, diagonal=diagonal), A, has_bias=has_bias)
+    errors = []
+    for fit, b in map(path.solve, RIDGES):
+        mapped = other_z * fit if diagonal else other_z @ fit.T
+        errors.append(np.square(other_y - mapped - b).sum(axis=1).mean())
+    gains = path.measure_gains(collect(other_z, other_y, diagonal=diagonal), RIDGES)
+    np.testing.assert_allclose(np.subtract(gains, gains[-1]), np.subtract(errors[-1], errors), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("rows", [200, 12])
+def test_each_map_solves_its_equations(*, rows: int, has_bias: bool) -> None:
+    """Also with fewer rows than inputs."""
+    rng = np.random.default_rng(5)
+    z, y, A = rng.standard_normal((rows, 20)) + 1, rng.standard_normal((rows, 7)), rng.standard_normal((7, 20))
+    moments = collect(z, y)
+    S_zz, S_yz = moments.center(has_bias=has_bias)
+    for ridge in RIDGES[:-1]:
+        level = ridge * np.trace(S_zz) / 20 * np.eye(20)
+        expected = A + np.linalg.solve(S_zz + level, (S_yz - A @ S_zz).T).T
+        found, _ = RidgePath(moments, A, has_bias=has_bias).solve(ridge)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
+
+
+def test_what_is_not_finite_is_passed_on() -> None:
+    """The guard over all layers sees it, and undoes the fit."""
+    moments = MapMoments(np.zeros(2), np.zeros(2), np.full((2, 2), np.nan), np.zeros((2, 2)), 5)
+    A, _ = refit_map(moments, moments, np.eye(2), has_bias=True)
+    assert np.isnan(A).any()
 
 
 @given(seed=st.integers(0, 999), q=st.integers(1, 6), channels=st.integers(1, 6), has_bias=st.booleans())
@@ -115,13 +140,11 @@ def test_no_other_map_is_nearer() -> None:
     rng = np.random.default_rng(3)
     z, y = rng.standard_normal((80, 4)), rng.standard_normal((80, 3))
     moments = collect(z, y)
-    A, b = solve_map(moments, rng.standard_normal((3, 4)), 0.0, has_bias=True)
-    least = measure_error(moments, A, b, has_bias=True)
+    A, b = RidgePath(moments, rng.standard_normal((3, 4)), has_bias=True).solve(0.0)
+    least = np.square(y - z @ A.T - b).sum()
     for _ in range(10):
-        other = measure_error(
-            moments, A + 0.1 * rng.standard_normal(A.shape), b + 0.1 * rng.standard_normal(3), has_bias=True
-        )
-        assert other > least
+        other_A, other_b = A + 0.1 * rng.standard_normal(A.shape), b + 0.1 * rng.standard_normal(3)
+        assert np.square(y - z @ other_A.T - other_b).sum() > least
 
 
 def test_few_rows_are_not_believed() -> None:
@@ -135,7 +158,7 @@ def test_few_rows_are_not_believed() -> None:
         return float(np.square(fresh @ (found - A).T).mean())
 
     found, _ = refit_map(*split(z, y), A, has_bias=False)
-    greedy, _ = solve_map(collect(z, y), A, 1e-4, has_bias=False)
+    greedy, _ = RidgePath(collect(z, y), A, has_bias=False).solve(1e-4)
     assert miss(found) < 0.2 * miss(greedy)
 
 
