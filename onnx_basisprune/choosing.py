@@ -92,7 +92,7 @@ def assess_run(run: Run, unit: Unit, target: float) -> Outlook:
     is_free = run.config.allow_slower or run.config.plan is not None
     pricing = None if is_free else Pricing(run.config, batch_size, run.recorder)
     if unit == "latency" and pricing is not None:
-        whole = sum_latency(run.network, pricing.price(run.network))
+        whole = sum_latency(run.plain, pricing.price(run.plain))
     else:
         whole = float(run.original.macs if unit == "macs" else run.original.parameters)
     budget = Budget(unit, target * whole)

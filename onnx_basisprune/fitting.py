@@ -93,8 +93,10 @@ def _choose_limit(looks: Sequence[TimedPlan], target: float) -> float:
         part = (target - fast.measured) / (slow.measured - fast.measured)
         return fast.planned.left + part * (slow.planned.left - fast.planned.left)
     last = looks[-1]
-    # A plan far below its limit would be made again for a limit in between.
-    start = max(last.planned.left, last.limit * _LEAST_SHARE) if last.planned.reached else last.limit
+    start = last.limit
+    if last.planned.reached:
+        # A plan far below its limit would be made again for a limit in between; one that is too slow needs one below.
+        start = last.planned.left if slow is not None else max(last.planned.left, last.limit * _LEAST_SHARE)
     return start * target / last.measured
 
 

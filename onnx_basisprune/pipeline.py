@@ -79,10 +79,12 @@ def _run_steps(config: CompressionConfig, recorder: Recorder) -> CompressionRepo
     output = choose_output(config)
     saved = None if config.plan is None else read_plan(config.plan)
     recorder.start("opening")
-    run = open_run(config, output, recorder)
+    unit, target = choose_budget(config)
+    # A saved plan fits the form that it was made for.
+    convolve = unit == "latency" if saved is None else saved.made_with.get("convolved") is True
+    run = open_run(config, output, recorder, convolve=convolve)
     if saved is not None:
         check_fit(saved, run.network, config)
-    unit, target = choose_budget(config)
     outlook = assess_run(run, unit, target)
     candidate, search = None, None
     if run.trial is not None and config.bound is not None:

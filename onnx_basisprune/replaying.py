@@ -79,6 +79,7 @@ def _describe_options(outlook: Outlook) -> dict[str, Any]:
         "target": describe_target(config),
         "align": choose_align(config, outlook.unit, None if prices is None else prices.block),
         "allow_slower": config.allow_slower,
+        "convolved": outlook.run.is_convolved,
         "basis": config.basis,
         "prune": config.prune,
         "rounds": config.rounds,

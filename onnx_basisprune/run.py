@@ -29,6 +29,7 @@ from onnx_basisprune.graph.fed_inputs import unfeed_inputs
 from onnx_basisprune.graph.model_io import save_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.quantized import refuse_quantized
+from onnx_basisprune.graph.shortcuts import convolve_shortcuts
 from onnx_basisprune.graph.tensors import drop_weights
 from onnx_basisprune.graph.working_form import leave_working_form, take_working_form
 from onnx_basisprune.memory import Memory
@@ -74,7 +75,8 @@ class Run:
         config: Every option.
         recorder: Told what goes on.
         subject: The original model; its weights are in `network`.
-        network: The same, normalised and read for planning.
+        plain: The same, normalised.
+        network: What is planned for: `plain`, or a form of it whose strided shortcuts are Convs (`graph.shortcuts`).
         original: Its size and accuracy.
         images: To calibrate on and to learn from.
         calibration: The same, as the gradient passes read them.
@@ -87,6 +89,7 @@ class Run:
     config: CompressionConfig
     recorder: Recorder
     subject: Subject
+    plain: Network
     network: Network
     original: ModelMeasurement
     images: Images
@@ -100,6 +103,11 @@ class Run:
     def sample(self) -> NDArray[Any]:
         """Up to 7 images that are never calibrated on, as model input."""
         return self.validation.load(np.arange(min(7, len(self.validation))))
+
+    @property
+    def is_convolved(self) -> bool:
+        """Whether strided shortcuts became Convs."""
+        return self.network is not self.plain
 
     @property
     def class_names(self) -> Mapping[int, str]:
@@ -144,8 +152,14 @@ class Run:
         return unfeed_inputs(leave_working_form(model, self.subject.model), self.subject.fed)
 
 
-def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder) -> Run:
+def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder, *, convolve: bool) -> Run:
     """Open the model and the images, and measure the original.
+
+    Args:
+        config: Every option.
+        output: Where the compressed model will be, `None` for nowhere.
+        recorder: Told what goes on.
+        convolve: Whether strided shortcuts become Convs: that takes less time, and a few more multiply-adds.
 
     Raises:
         BasispruneError: The model, the images or an option can't be used.
@@ -170,17 +184,19 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
     record_opaque_shapes(normalized, sample, subject.fixed_batch)
     # The normalised copy has all that is needed of the weights, and they may take half of the memory.
     subject = replace(subject, model=drop_weights(subject.model))
-    network = read_network(normalized, shape, config.exclude)
+    plain = read_network(normalized, shape, config.exclude)
+    faster = convolve_shortcuts(normalized, plain.input_shapes) if convolve else normalized
+    network = plain if faster is normalized else read_network(faster, shape, config.exclude)
     for operation in list_black_boxes(network.program, subject.head.logits):
         recorder.warn(
             f"no gradient passes node {quote(operation.name)} ({operation.op_type}, domain {quote(operation.domain)}): "
             "what acts on the class scores only through it stays as it is."
         )
     original = ModelMeasurement(
-        network.cost.macs,
+        plain.cost.macs,
         parameters,
         count_bytes(subject.files),
-        network.cost.uncounted_ops,
+        plain.cost.uncounted_ops,
         accuracy=summarize_accuracy(baseline),
     )
     fixed_batch = find_fixed_batch(network, subject, sample)
@@ -191,17 +207,25 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder)
         config.seed,
         fixed_batch,
     )
-    memory = open_memory(config, subject, images, fixed_batch, recorder)
-    run = Run(config, recorder, subject, network, original, images, calibration, validation, baseline, memory)
+    memory = open_memory(config, subject, images, (fixed_batch, network is not plain), recorder)
+    run = Run(config, recorder, subject, plain, network, original, images, calibration, validation, baseline, memory)
     if trial is None:
         return run
     return replace(run, trial=Trial(trial, predict_all(subject, trial, config.batch_size, "baseline", recorder)))
 
 
 def open_memory(
-    config: CompressionConfig, subject: Subject, images: Images, fixed_batch: int | None, recorder: Recorder
+    config: CompressionConfig, subject: Subject, images: Images, form: tuple[int | None, bool], recorder: Recorder
 ) -> Memory:
-    """Return what earlier runs with the same model, images and options found out; nothing with `--no-cache`."""
+    """Return what earlier runs with the same model, images and options found out; nothing with `--no-cache`.
+
+    Args:
+        config: Every option.
+        subject: The original.
+        images: To calibrate on.
+        form: The batch size that the graph insists on, and whether its shortcuts became Convs.
+        recorder: Told what goes wrong with the cache.
+    """
     if not config.cache:
         return Memory(None, config, ())
     environment = describe_environment(config.threads, config.provider)
@@ -210,7 +234,7 @@ def open_memory(
         subject.sha256,
         content,
         images.preprocessing.describe(),
-        (asdict(subject.head), fixed_batch, config.feed),
+        (asdict(subject.head), form, config.feed),
         # Other kernels and sums over other parts round otherwise: a cache that machines share gives each its own.
         [environment["cpu"], environment["versions"], describe_arithmetic()],
     )

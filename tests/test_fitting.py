@@ -184,6 +184,9 @@ def test_the_next_limit_is_between_too_fast_and_too_slow() -> None:
     # Half of the way from 50 to 70; by the rule of three it would be 75.
     assert fitting._choose_limit(looks, 0.6) == pytest.approx(60.0, rel=1e-12)
     assert fitting._choose_limit(looks[:1], 0.4) == pytest.approx(80.0, rel=1e-12)
+    # A plan too slow that took far less than it might have by the table: from what it took, or it would come again.
+    planned: Any = SimpleNamespace(left=40.0, reached=True)
+    assert fitting._choose_limit([TimedPlan(planned, 100.0, 0.4, 0.8)], 0.6) == pytest.approx(30.0, rel=1e-12)
 
 
 def test_it_stops_when_the_same_plan_comes_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

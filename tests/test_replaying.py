@@ -24,7 +24,7 @@ from onnx_basisprune.network import Network
 from onnx_basisprune.pipeline import compress
 from onnx_basisprune.plan_file import SavedPlan, Share
 from onnx_basisprune.replaying import check_fit, make_plan
-from onnx_basisprune.results import ModelMeasurement
+from onnx_basisprune.results import CompressionReport, ModelMeasurement
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "sample_models" / "digits.onnx"
@@ -161,6 +161,25 @@ def test_the_same_network_gives_the_same_model(options: dict[str, Any], tmp_path
     untimed = tuple(replace(layer, ms_before=None, ms_after=None) for layer in first.layers)
     assert (second.layers, second.groups) == (untimed, first.groups)
     assert [gate.name for gate in second.gates] == [gate.name for gate in first.gates][1:]
+
+
+@pytest.mark.skipif(not RESNET.exists(), reason="the shared models aren't beside the repository")
+@pytest.mark.usefixtures("fake_clock")
+def test_strided_shortcuts_are_convs_where_time_counts_and_where_the_plan_says_so(tmp_path: Path) -> None:
+    plan, images = tmp_path / "plan.json", RESNET.parents[1] / "data" / "cifar10" / "calib"
+
+    def compress_resnet(name: str, **options: Any) -> tuple[CompressionReport, ModelProto]:
+        config = configure(tmp_path, name, data=images, val=None, **options)
+        return compress(replace(config, model=RESNET)), onnx.load(tmp_path / name)
+
+    first, model = compress_resnet("a.onnx", target_latency=0.7, allow_slower=False, save_plan=plan)
+    second, same = compress_resnet("b.onnx", plan=plan)
+    assert not {"Slice", "Pad"} & {node.op_type for node in model.graph.node}
+    assert list(model.graph.node) == list(same.graph.node)
+    # Multiply-adds of the original are those of its file.
+    assert first.original.macs == second.original.macs == measure_cost(onnx.load(RESNET)).macs
+    _, other = compress_resnet("c.onnx", target_macs=0.7)
+    assert "Slice" in {node.op_type for node in other.graph.node}
 
 
 @pytest.mark.usefixtures("fake_clock")
