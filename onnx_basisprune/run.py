@@ -185,8 +185,12 @@ def open_run(config: CompressionConfig, output: Path | None, recorder: Recorder,
     # The normalised copy has all that is needed of the weights, and they may take half of the memory.
     subject = replace(subject, model=drop_weights(subject.model))
     plain = read_network(normalized, shape, config.exclude)
-    faster = convolve_shortcuts(normalized, plain.input_shapes) if convolve else normalized
-    network = plain if faster is normalized else read_network(faster, shape, config.exclude)
+    network = plain
+    if convolve:
+        faster = convolve_shortcuts(normalized, plain.input_shapes, plain.cost.macs, config.exclude)
+        if faster is not normalized:
+            recorder.note("strided shortcuts (Slice, Pad) become Convs, which onnxruntime computes faster.")
+            network = read_network(faster, shape, config.exclude)
     for operation in list_black_boxes(network.program, subject.head.logits):
         recorder.warn(
             f"no gradient passes node {quote(operation.name)} ({operation.op_type}, domain {quote(operation.domain)}): "

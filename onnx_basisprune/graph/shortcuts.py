@@ -7,23 +7,28 @@ same values stays in it, and takes a tenth off a ResNet-20.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, TensorProto
 
 from onnx_basisprune.graph.channel_tracer import UntraceableError
-from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.editing import edit_graph, list_names, make_unique
-from onnx_basisprune.graph.shapes import Shape, infer_shapes, infer_types
+from onnx_basisprune.graph.shapes import Shape, infer_dimensions, infer_shapes, infer_types
 from onnx_basisprune.graph.slices_and_pads import read_pads, read_slices
 
 # Of the model's multiply-adds, what one such Conv may add: a wide one would take longer than what it replaces.
 _LARGEST_SHARE = 0.01
+_LARGEST_STRIDE = 16
+# From here on, an end means whatever there is.
+_NO_END = 2**31 - 1
 _RANK = 4
 _CHANNELS = 1
+
+Dimensions = Mapping[str, tuple[int | None, ...]]
 
 
 @dataclass
@@ -41,46 +46,53 @@ class _Shortcut:
     pads: tuple[int, int] = (0, 0)
 
 
-def convolve_shortcuts(model: ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> ModelProto:
-    """Return a model whose strided shortcuts are Convs; the model itself where it has none.
+def convolve_shortcuts(
+    model: ModelProto, input_shapes: Mapping[str, Sequence[int]], macs: int, exclude: Collection[str] = ()
+) -> ModelProto:
+    """Return a model whose strided shortcuts are Convs, the same for finite values; the model itself without any.
+
+    A shortcut goes around a Conv, alone: several Slices of one tensor may move all of it elsewhere.
 
     Args:
         model: A normalised model; not changed.
         input_shapes: Shapes of graph inputs by name.
+        macs: Its multiply-adds for one image.
+        exclude: Nodes that stay.
     """
     if not any(node.op_type == "Slice" for node in model.graph.node):
         return model
     shapes, types = infer_shapes(model, input_shapes), infer_types(model)
-    largest = _LARGEST_SHARE * measure_cost(model, input_shapes).macs
-    taken, found = list_names(model), list[_Shortcut]()
+    # Sizes that depend on the input are unknown here: what an end cuts off one image, it may leave of another.
+    dimensions, taken, is_changed = infer_dimensions(model), list_names(model), False
 
     def change(graph: gs.Graph) -> None:
-        for node in list(graph.nodes):
-            shortcut = _find_shortcut(node, graph, shapes)
-            if shortcut is None or types.get(node.inputs[0].name) != TensorProto.FLOAT:
+        nonlocal is_changed
+        for source in list(graph.tensors().values()):
+            readers = [node for node in source.outputs if node.inputs[0] is source]
+            found = [item for node in readers if (item := _find_shortcut(node, graph, dimensions)) is not None]
+            if len(found) != 1 or types.get(source.name) != TensorProto.FLOAT:
                 continue
-            if _count_macs(shortcut, shapes) <= largest:
-                _replace(shortcut, graph, shapes, taken)
-                found.append(shortcut)
+            is_around = source.inputs and any(node.op == "Conv" for node in readers)
+            is_free = not any(node.name in exclude for node in found[0].nodes)
+            if is_around and is_free and _count_macs(found[0], shapes) <= _LARGEST_SHARE * macs:
+                _replace(found[0], graph, shapes, taken)
+                is_changed = True
 
     changed = edit_graph(model, change)
-    return changed if found else model
+    return changed if is_changed else model
 
 
-def _find_shortcut(node: gs.Node, graph: gs.Graph, shapes: Mapping[str, Shape]) -> _Shortcut | None:
+def _find_shortcut(node: gs.Node, graph: gs.Graph, dimensions: Dimensions) -> _Shortcut | None:
     """Return the shortcut that begins at a node, `None` where none does."""
-    before = node.inputs[0].inputs if node.inputs else []
-    if before and _read_strides(before[0], shapes) is not None and _find_only_reader(before[0], graph) is node:
-        return None  # it began earlier
-    shortcut = _Shortcut([], [1, 1])
-    while node is not None and (strides := _read_strides(node, shapes)) is not None:
-        shortcut.nodes.append(node)
+    shortcut, follower = _Shortcut([], [1, 1]), node
+    while follower is not None and (strides := _read_strides(follower, dimensions)) is not None:
+        shortcut.nodes.append(follower)
         shortcut.strides = [one * other for one, other in zip(shortcut.strides, strides, strict=True)]
-        node = _find_only_reader(node, graph)
-    if shortcut.strides == [1, 1]:
+        follower = _find_only_reader(follower, graph)
+    if max(shortcut.strides) not in range(2, _LARGEST_STRIDE + 1):
         return None
-    if node is not None and (pads := _read_channel_pads(node)) is not None:
-        shortcut.nodes.append(node)
+    if follower is not None and (pads := _read_channel_pads(follower)) is not None:
+        shortcut.nodes.append(follower)
         shortcut.pads = pads
     return shortcut
 
@@ -93,10 +105,10 @@ def _find_only_reader(node: gs.Node, graph: gs.Graph) -> gs.Node | None:
     return output.outputs[0]
 
 
-def _read_strides(node: gs.Node, shapes: Mapping[str, Shape]) -> list[int] | None:
+def _read_strides(node: gs.Node, dimensions: Dimensions) -> list[int] | None:
     """Return the strides of a Slice that takes every n-th position from the first on, `None` for any other node."""
-    shape = shapes.get(node.inputs[0].name) if node.op == "Slice" else None
-    if shape is None or len(shape) != _RANK or not _are_known(node.inputs[1:]):
+    sizes = dimensions.get(node.inputs[0].name) if node.op == "Slice" else None
+    if sizes is None or len(sizes) != _RANK or not _are_known(node.inputs[1:]):
         return None
     try:
         slices = read_slices(node.attrs, [_get_values(tensor) for tensor in node.inputs[1:]], _RANK)
@@ -104,7 +116,8 @@ def _read_strides(node: gs.Node, shapes: Mapping[str, Shape]) -> list[int] | Non
         return None
     strides = [1] * _RANK
     for axis, taken in slices.items():
-        if taken.start != 0 or taken.stop < shape[axis] or taken.step < 1:
+        size = sizes[axis]
+        if taken.start != 0 or taken.stop < (_NO_END if size is None else size) or taken.step < 1:
             return None
         strides[axis] = taken.step
     return strides[2:] if strides[:2] == [1, 1] else None
@@ -139,11 +152,11 @@ def _get_values(tensor: gs.Tensor) -> np.ndarray | None:
 
 
 def _count_macs(shortcut: _Shortcut, shapes: Mapping[str, Shape]) -> float:
-    """Return the multiply-adds that a shortcut's Conv takes; infinitely many where its output isn't known."""
+    """Return the multiply-adds of a shortcut's Conv for one image; infinitely many where its output isn't known."""
     source, target = (shapes.get(name, ()) for name in _get_ends(shortcut))
     if len(source) != _RANK or len(target) != _RANK:
-        return np.inf
-    return float(source[_CHANNELS] * np.prod(target))
+        return inf
+    return float(source[_CHANNELS] * prod(target[1:]))
 
 
 def _get_ends(shortcut: _Shortcut) -> tuple[str, str]:
@@ -165,5 +178,6 @@ def _replace(shortcut: _Shortcut, graph: gs.Graph, shapes: Mapping[str, Shape], 
         inputs=[source, gs.Constant(names[1], weight)],
         outputs=list(last.outputs),
     )
-    graph.nodes[graph.nodes.index(last)] = conv
+    position = next(index for index, node in enumerate(graph.nodes) if node is last)
+    graph.nodes[position] = conv
     last.outputs.clear()

@@ -132,7 +132,8 @@ def refit_map(fitted: MapMoments, held_back: MapMoments, A: Matrix, *, has_bias:
     """
     path = RidgePath(fitted, A, has_bias=has_bias)
     gains = path.measure_gains(held_back, _RIDGES)
-    return path.solve(_RIDGES[int(np.argmax(gains))])
+    # In this form a ridge whose map isn't finite is never the best of several.
+    return path.solve(_RIDGES[int(np.argmax(np.nan_to_num(gains, nan=-np.inf, posinf=-np.inf)))])
 
 
 class RidgePath:
@@ -183,19 +184,18 @@ class RidgePath:
         else:
             quadratic = (self._G.T @ self._G) * (self._Q.T @ S_zz @ self._Q)
             linear = np.sum(self._G * (residual @ self._Q), axis=0)
-        z, y = (moments.z / moments.positions, moments.y / moments.positions) if self._has_bias else (None, None)
         gains = []
         for ridge in ridges:
             s = self._weigh(ridge)
-            gain = 2.0 * float(linear @ s)
-            gain -= float(quadratic @ (s * s) if quadratic.ndim == 1 else s @ quadratic @ s)
-            gains.append(gain if z is None or y is None else gain - self._measure_offset(s, z, y))
+            loss = float(quadratic @ (s * s) if quadratic.ndim == 1 else s @ quadratic @ s)
+            offset = self._measure_offset(s, moments) if self._has_bias else 0.0
+            gains.append(2.0 * float(linear @ s) - loss - offset)
         return gains
 
-    def _measure_offset(self, s: Matrix, z: Matrix, y: Matrix) -> float:
+    def _measure_offset(self, s: Matrix, moments: MapMoments) -> float:
         """Return `|E[y] - A' E[z] - b'|²` over other images: how wrong the bias is there."""
-        z = z - self._moments.z / self._moments.positions
-        y = y - self._moments.y / self._moments.positions
+        z = moments.z / moments.positions - self._moments.z / self._moments.positions
+        y = moments.y / moments.positions - self._moments.y / self._moments.positions
         if self._Q is None:
             return float(np.sum(np.square(y - (self._A + self._G * s) * z)))
         return float(np.sum(np.square(y - self._A @ z - self._G @ (s * (self._Q.T @ z)))))
@@ -207,7 +207,10 @@ class RidgePath:
 
     def _weigh(self, ridge: float) -> Matrix:
         """Return `s`, `[q]`: the inverse of each eigenvalue and the ridge together."""
-        level = (ridge + _FLOOR) * float(np.mean(self._w)) + np.finfo(np.float64).tiny
+        # The floor is one of second moments: the covariances of what hardly varies are rounding alone.
+        squares = self._moments.zz if self._Q is None else np.diag(self._moments.zz)
+        floor = _FLOOR * float(np.mean(squares)) / self._moments.positions + np.finfo(np.float64).tiny
+        level = ridge * max(float(np.mean(self._w)), 0.0) + floor
         return 1.0 / (np.maximum(self._w, 0.0) + level) if np.isfinite(ridge) else np.zeros_like(self._w)
 
 
