@@ -123,6 +123,7 @@ class Bench:
         return replace_initializers(model, arrays), report
 
     def _find_teacher(self, steps: int, mode: RecoveryMode) -> Teacher:
+        """Return what teaches all students of one kind of recovery."""
         if (steps, mode) not in self._teachers:
             settings = RecoverySettings(steps, 128, 128, "shift+flip", "nchw", self.seed, mode=mode)
             images = self.images

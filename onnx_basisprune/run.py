@@ -74,7 +74,7 @@ class Run:
     Attributes:
         config: Every option.
         recorder: Told what goes on.
-        subject: The original model; its weights are in `network`.
+        subject: The original model; its weights are in `plain`.
         plain: The same, normalised.
         network: What is planned for: `plain`, or a form of it whose strided shortcuts are Convs (`graph.shortcuts`).
         original: Its size and accuracy.

@@ -256,6 +256,14 @@ def bypass_node(graph: gs.Graph, node: gs.Node, tensor: gs.Tensor) -> None:
     graph.nodes.remove(node)
 
 
+def find_only_reader(node: gs.Node, graph: gs.Graph) -> gs.Node | None:
+    """Return the one node that reads a node's first output, if nothing else does."""
+    output = node.outputs[0]
+    if len(output.outputs) != 1 or any(output is tensor for tensor in graph.outputs):
+        return None
+    return output.outputs[0]
+
+
 def make_unique(base: str, taken: Iterable[str]) -> str:
     """Return `base`, or `base.1`, `base.2`, … where it is taken."""
     names = taken if isinstance(taken, (set, frozenset, dict)) else set(taken)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_basisprune.graph.editing import make_unique
+from onnx_basisprune.graph.editing import find_only_reader, make_unique
 
 Vector = NDArray[np.float64]
 
@@ -28,20 +28,12 @@ def fold_affine_nodes(graph: gs.Graph, taken: set[str]) -> None:
         taken: Names in use; those of new biases are added.
     """
     for conv in [node for node in graph.nodes if node.op == "Conv"]:
-        while (reader := _find_only_reader(conv, graph)) is not None:
+        while (reader := find_only_reader(conv, graph)) is not None:
             with np.errstate(all="ignore"):  # what isn't finite in the end is refused
                 affine = _read_affine(reader, conv)
                 if affine is None or not _apply_affine(conv, reader, *affine, taken):
                     break
             graph.nodes.remove(reader)
-
-
-def _find_only_reader(conv: gs.Node, graph: gs.Graph) -> gs.Node | None:
-    """Return the one node that reads a Conv's output, if nothing else does."""
-    output = conv.outputs[0]
-    if len(output.outputs) != 1 or any(output is tensor for tensor in graph.outputs):
-        return None
-    return output.outputs[0]
 
 
 def _is_known(tensor: gs.Tensor) -> bool:

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto, TensorProto
 
 from onnx_basisprune.graph.channel_tracer import UntraceableError
-from onnx_basisprune.graph.editing import edit_graph, list_names, make_unique
+from onnx_basisprune.graph.editing import edit_graph, find_only_reader, list_names, make_unique
 from onnx_basisprune.graph.shapes import Shape, infer_dimensions, infer_shapes, infer_types
 from onnx_basisprune.graph.slices_and_pads import read_pads, read_slices
 
@@ -59,7 +59,9 @@ def convolve_shortcuts(
         macs: Its multiply-adds for one image.
         exclude: Nodes that stay.
     """
-    if not any(node.op_type == "Slice" for node in model.graph.node):
+    convolved = {node.input[0] for node in model.graph.node if node.op_type == "Conv"}
+    sources = {node.input[0] for node in model.graph.node if node.op_type == "Slice"} & convolved
+    if not sources:  # else all weights would be copied to change nothing
         return model
     shapes, types = infer_shapes(model, input_shapes), infer_types(model)
     # Sizes that depend on the input are unknown here: what an end cuts off one image, it may leave of another.
@@ -67,14 +69,13 @@ def convolve_shortcuts(
 
     def change(graph: gs.Graph) -> None:
         nonlocal is_changed
-        for source in list(graph.tensors().values()):
+        for source in [tensor for name, tensor in graph.tensors().items() if name in sources]:
             readers = [node for node in source.outputs if node.inputs[0] is source]
             found = [item for node in readers if (item := _find_shortcut(node, graph, dimensions)) is not None]
-            if len(found) != 1 or types.get(source.name) != TensorProto.FLOAT:
+            if len(found) != 1 or not source.inputs or types.get(source.name) != TensorProto.FLOAT:
                 continue
-            is_around = source.inputs and any(node.op == "Conv" for node in readers)
             is_free = not any(node.name in exclude for node in found[0].nodes)
-            if is_around and is_free and _count_macs(found[0], shapes) <= _LARGEST_SHARE * macs:
+            if is_free and _count_macs(found[0], shapes) <= _LARGEST_SHARE * macs:
                 _replace(found[0], graph, shapes, taken)
                 is_changed = True
 
@@ -88,21 +89,13 @@ def _find_shortcut(node: gs.Node, graph: gs.Graph, dimensions: Dimensions) -> _S
     while follower is not None and (strides := _read_strides(follower, dimensions)) is not None:
         shortcut.nodes.append(follower)
         shortcut.strides = [one * other for one, other in zip(shortcut.strides, strides, strict=True)]
-        follower = _find_only_reader(follower, graph)
+        follower = find_only_reader(follower, graph)
     if max(shortcut.strides) not in range(2, _LARGEST_STRIDE + 1):
         return None
     if follower is not None and (pads := _read_channel_pads(follower)) is not None:
         shortcut.nodes.append(follower)
         shortcut.pads = pads
     return shortcut
-
-
-def _find_only_reader(node: gs.Node, graph: gs.Graph) -> gs.Node | None:
-    """Return the one node that reads a node's output, if nothing else does."""
-    (output,) = node.outputs
-    if len(output.outputs) != 1 or any(output is tensor for tensor in graph.outputs):
-        return None
-    return output.outputs[0]
 
 
 def _read_strides(node: gs.Node, dimensions: Dimensions) -> list[int] | None:
@@ -153,15 +146,11 @@ def _get_values(tensor: gs.Tensor) -> np.ndarray | None:
 
 def _count_macs(shortcut: _Shortcut, shapes: Mapping[str, Shape]) -> float:
     """Return the multiply-adds of a shortcut's Conv for one image; infinitely many where its output isn't known."""
-    source, target = (shapes.get(name, ()) for name in _get_ends(shortcut))
+    ends = shortcut.nodes[0].inputs[0], shortcut.nodes[-1].outputs[0]
+    source, target = (shapes.get(tensor.name, ()) for tensor in ends)
     if len(source) != _RANK or len(target) != _RANK:
         return inf
     return float(source[_CHANNELS] * prod(target[1:]))
-
-
-def _get_ends(shortcut: _Shortcut) -> tuple[str, str]:
-    """Return the names of what a shortcut reads and gives."""
-    return shortcut.nodes[0].inputs[0].name, shortcut.nodes[-1].outputs[0].name
 
 
 def _replace(shortcut: _Shortcut, graph: gs.Graph, shapes: Mapping[str, Shape], taken: set[str]) -> None:
