@@ -84,8 +84,7 @@ def assess_network(
         compensate: Whether consumers are to be compensated for removed channels.
     """
     places = () if prune == "basis" else list_places(network)
-    # Channels alone need what their consumers' losses say, but nothing where there are none.
-    layers = network.eligible if places or prune != "channels" else {}
+    layers = network.eligible if prune != "channels" else {}
     weights = {name: network.weight(layer) for name, layer in layers.items()}
     biases = {name: network.bias(layer) for name, layer in layers.items()}
     spaces = {name: find_reduced_space(W) for name, W in weights.items()}
@@ -103,9 +102,8 @@ def assess_network(
     bases = {
         name: _make_basis(kind, weights[name], biases[name], spaces[name], item)
         for name, item in statistics.items()
-        if prune != "channels"
         # What the loss doesn't depend on (another output's branch) isn't worthless: it is left alone.
-        and item.gradient_outer.any()
+        if item.gradient_outer.any()
     }
     reads = moments.finish()
     compensated = list_compensated(network, reads) if compensate else ()
@@ -114,7 +112,7 @@ def assess_network(
     components = score_components(
         gradient_pass, calibration.batches(), bases, progress.advance, gates.starts(), gates.end_batch
     )
-    channels = join_channel_scores(network, gates.finish(), reads, compensated, statistics, spaces)
+    channels = join_channel_scores(network, gates.finish(), reads, compensated, gates.finish_metrics())
     return Assessment(bases, components, channels, reads, tuple(compensated))
 
 

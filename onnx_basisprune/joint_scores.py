@@ -1,18 +1,17 @@
-"""Raise the scores of coupled channels to what they lose together."""
+"""Scores of coupled channels by what they lose together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_basisprune.calibration.gradient_pass import ReadEdge
 from onnx_basisprune.compensating import CompensatedRead
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.compensation import ReadStatistics
-from onnx_basisprune.planning.joint_loss import join_scores, measure_joint_loss
-from onnx_basisprune.planning.types import ConvStatistics, ReducedSpace
+from onnx_basisprune.planning.joint_loss import JointLoss, rank_channels, spread_losses
 
 Matrix = NDArray[np.float64]
 
@@ -22,53 +21,62 @@ def join_channel_scores(
     scores: Mapping[int, float],
     reads: Mapping[str, ReadStatistics],
     compensated: Sequence[CompensatedRead],
-    statistics: Mapping[str, ConvStatistics],
-    spaces: Mapping[str, ReducedSpace | None],
+    metrics: Mapping[ReadEdge, NDArray[np.float32]],
 ) -> dict[int, float]:
-    """Return the scores, raised where a group's channels lose more together than one by one.
+    """Return scores by what a group's channels lose together, once their consumers are compensated.
 
     Args:
         network: The network.
         scores: Class → Taylor score.
         reads: Moments of what is read, by tensor.
-        compensated: Reads whose consumers are compensated; of these, the Convs with statistics are looked at.
-        statistics: Conv name → moments of its output's gradient.
-        spaces: Conv name → the space that they are in.
+        compensated: Reads whose consumers are compensated.
+        metrics: Second moments of the loss's gradient at these, `[C, C]`.
     """
     joined = dict(scores)
-    items = [item for item in compensated if item.read.node in statistics]
     for group in network.channels.groups:
-        channels = [int(channel) for channel in group.channels if int(channel) in scores]
-        # Longest kept first.
-        channels.sort(key=lambda channel: scores[channel], reverse=True)
-        joint = np.zeros(len(channels) + 1)
-        for item in items:
-            order = _find_order(item.read.labels, channels)
-            if order is not None:
-                node = item.read.node
-                W = network.program.initializers[item.weight].take(order, axis=item.read.weight_axis)
-                part = reads[item.tensor].select(order)
-                metric = _measure_metric(W, statistics[node], spaces[node])
-                joint += measure_joint_loss(metric, part.covariance if item.bias else part.second)
-        if joint.any():
-            ascending = np.array([scores[channel] for channel in reversed(channels)])
-            joined.update(zip(reversed(channels), join_scores(ascending, joint).tolist(), strict=True))
+        channels = np.array([int(channel) for channel in group.channels if int(channel) in scores], dtype=np.int64)
+        taylor = np.array([scores[int(channel)] for channel in channels])
+        touching = [read for read in network.channels.reads if np.isin(read.labels, channels).any()]
+        found = {(read.node, read.input_index): find_places(read.labels, channels) for read in touching}
+        places = {edge: place for edge, place in found.items() if place is not None}
+        items = [item for item in compensated if item.edge in places]
+        losses = _list_losses(items, places, reads, metrics)
+        alone = sum((loss.alone for loss in losses), np.zeros(len(channels)))
+        if not alone.any() or not taylor.any():
+            continue
+        is_whole = len(items) == len(touching)
+        # What one reader loses whatever is kept is in the Taylor scores, which aren't known for each.
+        fixed = np.zeros(len(channels)) if is_whole else taylor
+        # One by one, both are known: the Taylor scores see that positions depend on each other.
+        scale = float(taylor.sum() / alone.sum()) if is_whole else 1.0
+        order, gains = rank_channels(losses, fixed / scale)
+        joined.update(zip(channels[order].tolist(), (scale * spread_losses(gains)).tolist(), strict=True))
     return joined
 
 
-def _find_order(labels: NDArray[np.int64], channels: Sequence[int]) -> NDArray[np.int64] | None:
+def _list_losses(
+    items: Sequence[CompensatedRead],
+    places: Mapping[ReadEdge, NDArray[np.int64]],
+    reads: Mapping[str, ReadStatistics],
+    metrics: Mapping[ReadEdge, NDArray[np.float32]],
+) -> list[JointLoss]:
+    """Return what the readers of each tensor lose: those that take a constant, and those that don't."""
+    summed: dict[tuple[str, bool], Matrix] = {}
+    statistics: dict[str, ReadStatistics] = {}
+    for item in items:
+        key, place = (item.tensor, bool(item.bias)), places[item.edge]
+        summed[key] = summed.get(key, 0.0) + metrics[item.edge][np.ix_(place, place)].astype(np.float64)
+        statistics[item.tensor] = reads[item.tensor].select(place)
+    return [
+        JointLoss(metric, statistics[tensor].covariance if is_shifted else statistics[tensor].second)
+        for (tensor, is_shifted), metric in summed.items()
+    ]
+
+
+def find_places(labels: NDArray[np.int64], channels: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Return where channels are read, in their order; `None` unless each is read exactly once."""
     places = np.flatnonzero(np.isin(labels, channels))
     found = dict(zip(labels[places].tolist(), places.tolist(), strict=True))
-    if not channels or not len(places) == len(found) == len(channels):
+    if not len(channels) or not len(places) == len(found) == len(channels):
         return None
-    return np.array([found[channel] for channel in channels])
-
-
-def _measure_metric(weight: NDArray[Any], statistics: ConvStatistics, space: ReducedSpace | None) -> Matrix:
-    """Return `sum_taps W_tapᵀ Gamma W_tap`, `[C, C]`, of a Conv's weight `[outputs, C, *kernel]`."""
-    W: Matrix = weight.astype(np.float64).reshape(*weight.shape[:2], -1)  # [outputs, C, taps]
-    if space is not None:
-        W = np.einsum("oq,oct->qct", space.U, W, optimize=True)
-    weighted = np.tensordot(statistics.gamma, W, axes=1)
-    return np.tensordot(W, weighted, axes=((0, 2), (0, 2)))
+    return np.array([found[channel] for channel in channels.tolist()])

@@ -29,9 +29,11 @@ echo (float[N, 3, 3, 3] x) => (float[N, 4] scores) {
 }
 """
 COUNT = 12
+# Another reader.
+TWO = TEXT.replace("b = Relu (second)", "third = Conv (a, w4, b2) both = Add (second, third) b = Relu (both)")
 
 
-def make_network(signals: int) -> Network:
+def make_network(signals: int, text: str = TEXT) -> Network:
     """Twelve channels between two Convs, which are copies of so many signals."""
     rng = np.random.default_rng(0)
     filters = rng.standard_normal((signals, 3, 3, 3)) / 5
@@ -43,7 +45,9 @@ def make_network(signals: int) -> Network:
         "w3": rng.standard_normal((4, 16)),
         "b3": np.zeros(4),
     }
-    model = onnx.parser.parse_model(TEXT)
+    if text == TWO:
+        values["w4"] = np.abs(rng.standard_normal((16, COUNT, 1, 1))) / 10
+    model = onnx.parser.parse_model(text)
     for name, array in values.items():
         model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
     return read_network(normalize_model(model), (1, 3, 3, 3), ())
@@ -65,7 +69,37 @@ def test_the_last_copy_is_worth_what_all_are(
     joint = score(network, calibration, prune)
     monkeypatch.setattr(assessment, "join_channel_scores", lambda _network, scores, *_: scores)
     alone = score(network, calibration, prune)
-    # The others keep their scores.
-    np.testing.assert_allclose(joint[:-1], alone[:-1], rtol=1e-6)
+    # While one is left, its readers lose nothing with the others.
+    assert sum(joint[:-1]) < 0.01 * sum(alone)
     assert joint[-1] > 3 * alone[-1]
-    assert joint[-1] > 2 * joint[-2]
+
+
+def test_channels_of_different_signals_lose_in_all_what_they_lose_one_by_one(
+    calibrate: Callable[..., Calibration], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = make_network(COUNT)
+    calibration = calibrate(network, 64)
+    joint = score(network, calibration, "channels")
+    monkeypatch.setattr(assessment, "join_channel_scores", lambda _network, scores, *_: scores)
+    alone = score(network, calibration, "channels")
+    assert sum(joint) == pytest.approx(sum(alone), rel=1.0)
+    assert joint[-1] < 3 * alone[-1]
+
+
+def test_a_reader_that_cant_be_compensated_loses_each_channel_whatever_is_kept(
+    calibrate: Callable[..., Calibration], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = make_network(1, TWO)
+    calibration = calibrate(network, 32)
+    listed = assessment.list_compensated
+    monkeypatch.setattr(
+        assessment,
+        "list_compensated",
+        lambda *arguments: tuple(item for item in listed(*arguments) if item.weight != "w4"),
+    )
+    joint = score(network, calibration, "channels")
+    monkeypatch.setattr(assessment, "join_channel_scores", lambda _network, scores, *_: scores)
+    alone = score(network, calibration, "channels")
+    np.testing.assert_array_less(0.99 * np.array(alone), joint)
+    # The one that can be loses what all copies said, with the last of them.
+    assert sum(joint) > 1.05 * sum(alone)

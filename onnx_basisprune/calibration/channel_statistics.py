@@ -83,11 +83,14 @@ class ChannelScores:
 
         Args:
             places: All reads.
-            means: `[size]` by edge, for reads whose consumers are compensated; others are gated without centring.
+            means: `[size]` by edge, for reads whose consumers are compensated, where the gradient's second moments are
+                wanted, too; others are gated without centring.
         """
         self._places = places
         self._classes = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(place.labels for place in places)]))
         self._means = {edge: torch.from_numpy(mean).float() for edge, mean in means.items()}
+        # float32: they take as much memory as the moments of what is read.
+        self._outer = {edge: torch.zeros(len(mean), len(mean)) for edge, mean in means.items()}
         self._gates: torch.Tensor | None = None
         self._total = np.zeros(len(self._classes))
         self._images = 0
@@ -98,13 +101,16 @@ class ChannelScores:
 
     def _make_start(self, place: ReadPlace) -> ReadStart:
         index = torch.from_numpy(np.searchsorted(self._classes, place.labels))
-        mean = self._means.get(place.edge)
+        mean, outer = self._means.get(place.edge), self._outer.get(place.edge)
 
         def start(x: torch.Tensor, images: int) -> GradientHook:
             def finish(gradient: torch.Tensor) -> None:
-                rows = x.movedim(place.axis, -1)
+                rows, slopes = x.movedim(place.axis, -1), gradient.movedim(place.axis, -1)
                 centered = rows if mean is None else rows - mean
-                product = (centered * gradient.movedim(place.axis, -1)).reshape(-1, len(place.labels))
+                product = (centered * slopes).reshape(-1, len(place.labels))
+                if outer is not None:
+                    flat = slopes.reshape(product.shape)
+                    outer.addmm_(flat.T, flat)
                 # Windows of one image lie together; where rows can't be told apart, they count as one image.
                 parts = images if len(product) % images == 0 else 1
                 gates = product.view(parts, -1, len(place.labels)).sum(dim=1)
@@ -126,3 +132,7 @@ class ChannelScores:
     def finish(self) -> dict[int, float]:
         """Return the score of each class."""
         return dict(zip(self._classes.tolist(), (self._total / max(self._images, 1)).tolist(), strict=True))
+
+    def finish_metrics(self) -> dict[ReadEdge, NDArray[np.float32]]:
+        """Return `mean_n[sum_p h_p h_pᵀ]`, `[size, size]`, of the gradients `h` at each compensated read."""
+        return {edge: (outer / max(self._images, 1)).numpy() for edge, outer in self._outer.items()}
