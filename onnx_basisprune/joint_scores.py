@@ -12,6 +12,7 @@ from onnx_basisprune.compensating import CompensatedRead
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.compensation import ReadStatistics
 from onnx_basisprune.planning.joint_loss import JointLoss, rank_channels, spread_losses
+from onnx_basisprune.planning.shrinkage import find_ridge, shrink
 
 Matrix = NDArray[np.float64]
 
@@ -62,15 +63,22 @@ def _list_losses(
 ) -> list[JointLoss]:
     """Return what the readers of each tensor lose: those that take a constant, and those that don't."""
     summed: dict[tuple[str, bool], Matrix] = {}
-    statistics: dict[str, ReadStatistics] = {}
+    parts: dict[tuple[str, bool], ReadStatistics] = {}
     for item in items:
         key, place = (item.tensor, bool(item.bias)), places[item.edge]
         summed[key] = summed.get(key, 0.0) + metrics[item.edge][np.ix_(place, place)].astype(np.float64)
-        statistics[item.tensor] = reads[item.tensor].select(place)
-    return [
-        JointLoss(metric, statistics[tensor].covariance if is_shifted else statistics[tensor].second)
-        for (tensor, is_shifted), metric in summed.items()
-    ]
+        parts[key] = reads[item.tensor].select(place)
+    return [_make_loss(metric, parts[key], is_shifted=key[1]) for key, metric in summed.items()]
+
+
+def _make_loss(metric: Matrix, part: ReadStatistics, *, is_shifted: bool) -> JointLoss:
+    """Return a loss that doesn't take few images at their word."""
+    covariance = part.covariance
+    return JointLoss(
+        shrink(metric, part.images),
+        covariance if is_shifted else part.second,
+        find_ridge(covariance, part.images),
+    )
 
 
 def find_places(labels: NDArray[np.int64], channels: NDArray[np.int64]) -> NDArray[np.int64] | None:

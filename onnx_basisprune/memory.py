@@ -118,6 +118,7 @@ def _pack_assessment(assessment: Assessment) -> tuple[Arrays, dict[str, Any]]:
         "components": list(assessment.components),
         "reads": list(assessment.reads),
         "positions": [read.positions for read in reads],
+        "images": [read.images for read in reads],
     }
     return arrays, note
 
@@ -125,8 +126,10 @@ def _pack_assessment(assessment: Assessment) -> tuple[Arrays, dict[str, Any]]:
 def _unpack_assessment(network: Network, arrays: Mapping[str, NDArray[Any]], note: Mapping[str, Any]) -> Assessment:
     """Return what `_pack_assessment` has packed."""
     reads = {
-        name: ReadStatistics(arrays[f"read{i}.total"], arrays[f"read{i}.outer"], positions)
-        for i, (name, positions) in enumerate(zip(note["reads"], note["positions"], strict=True))
+        name: ReadStatistics(arrays[f"read{i}.total"], arrays[f"read{i}.outer"], positions, images)
+        for i, (name, positions, images) in enumerate(
+            zip(note["reads"], note["positions"], note["images"], strict=True)
+        )
     }
     return Assessment(
         bases={

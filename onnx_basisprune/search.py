@@ -85,6 +85,8 @@ class Search:
     # Fraction to keep → by how much the drop with its error was over the bound; negative where it was accepted.
     _excess: dict[float, float] = field(default_factory=dict)
     _slowest: float = 0.0
+    # Fractions that were accepted without recovery.
+    _rough: set[float] = field(default_factory=set)
     # What the smallest plan there is keeps, once it was asked for.
     _least: float = 0.0
 
@@ -163,6 +165,7 @@ class Search:
         is_accepted = self._excess[budget] <= 0
         if is_accepted:
             self.accepted[budget] = candidate
+            (self._rough.discard if tune else self._rough.add)(budget)
         seconds = perf_counter() - start
         self._slowest = max(self._slowest, seconds)
         self.looks.append(SearchLook(target, kept, tune, drop, error, is_accepted, seconds))
@@ -191,13 +194,17 @@ class Search:
     def _find_next(self, failed: float) -> float | None:
         """Return the next accepted budget above one whose claim failed (0 for none), `None` where there isn't any.
 
-        It may be far away, and without recovery: nearer ones are tried on the way there.
+        It may be far away, and without recovery: nearer ones are tried on the way there, and then itself with it.
         """
+        is_open = self.outlook.run.config.is_recovered
         known = min((budget for budget in self.accepted if budget > failed), default=1.0)
-        while failed and failed * _STEP_BACK < known and self.outlook.run.config.is_recovered and not self._is_over():
+        while failed and failed * _STEP_BACK < known and is_open and not self._is_over():
             failed *= _STEP_BACK
             if self.try_target(failed, tune=True):
                 return min(budget for budget in self.accepted if budget >= failed)
+        if known < 1.0 and known in self._rough and is_open and not self._is_over():
+            self._rough.discard(known)
+            self.try_target(known, tune=True)
         return known if known < 1.0 else None
 
     def describe(self, claims: int) -> SearchReport:

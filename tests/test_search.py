@@ -110,6 +110,13 @@ def test_a_failed_claim_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.claims > 1
 
 
+def test_what_was_accepted_without_recovery_is_recovered_before_it_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, lose_below(0.4, 0.2), claimed=lambda kept, tune: 0.0 if tune and kept >= 0.395 else 5.0)
+    candidate, _ = world.run()
+    assert 0.395 <= candidate.planned.left / 100 <= 0.4 * 1.15
+    assert candidate.tune
+
+
 def test_stepping_back_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     claimed = lose_below(0.3, 0.3)
     whole = World(monkeypatch, lose_below(0.4, 0.2), claimed=claimed, seconds=10.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ class ReadMoments:
     def __init__(self, places: Sequence[ReadPlace]) -> None:
         self._sums: dict[str, RowSums] = {}
         self._owners: dict[str, ReadPlace] = {}
+        self._images: Counter[str] = Counter()
         for place in places:
             if place.tensor not in self._owners:
                 self._owners[place.tensor] = place
@@ -51,7 +53,8 @@ class ReadMoments:
         """Return what the gradient pass calls on each read."""
 
         def make(place: ReadPlace) -> ReadStart:
-            def start(x: torch.Tensor, images: int) -> None:  # noqa: ARG001 - moments don't ask
+            def start(x: torch.Tensor, images: int) -> None:
+                self._images[place.tensor] += images
                 self._sums[place.tensor].add(x.movedim(place.axis, -1).reshape(-1, len(place.labels)))
 
             return start
@@ -71,7 +74,9 @@ class ReadMoments:
                     "squares overflow; expected finite values: check the preprocessing and the weights before it."
                 )
         return {
-            name: ReadStatistics(sums.total, sums.outer, sums.count) for name, sums in self._sums.items() if sums.count
+            name: ReadStatistics(sums.total, sums.outer, sums.count, self._images[name])
+            for name, sums in self._sums.items()
+            if sums.count
         }
 
 

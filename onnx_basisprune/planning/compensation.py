@@ -33,11 +33,13 @@ class ReadStatistics:
         total: `sum x`, `[C]` float64, over images and positions.
         outer: `sum x xᵀ`, `[C, C]` float64; empty where the input is too wide for compensation.
         positions: Number of summed positions.
+        images: Number of images that they are of.
     """
 
     total: Matrix
     outer: Matrix
     positions: int
+    images: int
 
     @property
     def mean(self) -> Matrix:
@@ -56,7 +58,7 @@ class ReadStatistics:
 
     def select(self, order: NDArray[np.int64]) -> ReadStatistics:
         """Return those of some of the channels, in the order given."""
-        return ReadStatistics(self.total[order], self.outer[np.ix_(order, order)], self.positions)
+        return ReadStatistics(self.total[order], self.outer[np.ix_(order, order)], self.positions, self.images)
 
 
 def regress_removed(

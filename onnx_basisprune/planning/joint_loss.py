@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
 
-# Of the mean variance, as in the regression itself.
-_RIDGE = 1e-4
 # So many channels are chosen among so many of the best before all others are brought up to date.
 _BLOCK, _CANDIDATES = 32, 128
 # Keeps channels of equal slopes in their order.
@@ -40,10 +38,12 @@ class JointLoss:
     Attributes:
         metric: `M`, `[C, C]`, how much errors matter to the loss.
         moments: The channels' covariance, or second moment where the consumer can't take a constant, `[C, C]`.
+        ridge: Of the regression.
     """
 
     metric: Matrix
     moments: Matrix
+    ridge: float
 
     @property
     def alone(self) -> Vector:
@@ -107,8 +107,7 @@ class _Residual:
     def start(cls, loss: JointLoss) -> _Residual:
         """Return what it is before any channel is chosen."""
         R = loss.moments.astype(np.float64)
-        ridge = _RIDGE * float(np.mean(np.diag(R))) + np.finfo(np.float64).tiny
-        return cls(R, R @ loss.metric @ R, ridge)
+        return cls(R, R @ loss.metric @ R, loss.ridge + np.finfo(np.float64).tiny)
 
     @property
     def gains(self) -> Vector:

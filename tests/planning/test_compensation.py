@@ -13,7 +13,7 @@ KEPT = np.array([True, False, True, True, False, True])
 
 
 def gather(x: Matrix) -> ReadStatistics:
-    return ReadStatistics(x.sum(axis=0), x.T @ x, len(x))
+    return ReadStatistics(x.sum(axis=0), x.T @ x, len(x), 1_000_000)
 
 
 def draw(mean: float, seed: int = 0, count: int = 500) -> Matrix:

@@ -17,13 +17,14 @@ def draw(count: int, rank: int, seed: int = 0) -> JointLoss:
     """A metric, and moments of channels that are mixtures of a few signals."""
     rng = np.random.default_rng(seed)
     signals, weights = rng.standard_normal((count, rank)), rng.standard_normal((count, count))
-    return JointLoss(weights @ weights.T, signals @ signals.T + 1e-3 * np.eye(count))
+    moments = signals @ signals.T + 1e-3 * np.eye(count)
+    return JointLoss(weights @ weights.T, moments, 1e-4 * float(np.mean(np.diag(moments))))
 
 
 def regress(loss: JointLoss, kept: list[int]) -> float:
     """What is left unexplained once some channels are kept, by one ridge regression on all of them."""
     S = loss.moments
-    inner = S[np.ix_(kept, kept)] + 1e-4 * np.mean(np.diag(S)) * np.eye(len(kept))
+    inner = S[np.ix_(kept, kept)] + loss.ridge * np.eye(len(kept))
     residual = S - S[:, kept] @ np.linalg.solve(inner, S[kept]) if kept else S
     return float(np.sum(loss.metric * residual))
 
@@ -62,7 +63,7 @@ def test_channels_chosen_block_by_block_leave_what_a_regression_leaves() -> None
 
 def test_a_copy_is_worth_nothing_once_the_other_is_kept() -> None:
     signals = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
-    order, gains = rank_channels([JointLoss(np.eye(3), signals @ signals.T)], np.zeros(3))
+    order, gains = rank_channels([JointLoss(np.eye(3), signals @ signals.T, 1e-4)], np.zeros(3))
     assert order.tolist() == [0, 2, 1]
     # 9 for itself and 9 for its copy.
     np.testing.assert_allclose(gains, [18.0, 1.0, 0.0], atol=0.01)
@@ -75,7 +76,7 @@ def test_what_no_regression_saves_orders_channels_without_readers() -> None:
 
 
 def test_silent_channels_lose_nothing() -> None:
-    _, gains = rank_channels([JointLoss(np.eye(5), np.zeros((5, 5)))], np.zeros(5))
+    _, gains = rank_channels([JointLoss(np.eye(5), np.zeros((5, 5)), 0.0)], np.zeros(5))
     np.testing.assert_array_equal(gains, 0.0)
 
 
