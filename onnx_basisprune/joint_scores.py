@@ -50,7 +50,7 @@ def join_channel_scores(
         fixed = np.zeros(len(channels)) if is_whole else taylor
         # One by one, both are known: the Taylor scores see that positions depend on each other.
         scale = float(taylor.sum() / alone.sum()) if is_whole else 1.0
-        order, gains = rank_channels(losses, fixed / scale)
+        order, gains = rank_channels(losses, fixed)
         joined.update(zip(channels[order].tolist(), (scale * spread_losses(gains)).tolist(), strict=True))
     return joined
 

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
 
-# So many channels are chosen among so many of the best before all others are brought up to date.
-_BLOCK, _CANDIDATES = 32, 128
+# So many channels, or this share of them, are chosen among so many times as many before all others are brought up to
+# date.
+_BLOCK, _BLOCK_SHARE, _CANDIDATES = 32, 1 / 24, 4
 # Keeps channels of equal slopes in their order.
 _TILT = 1e-6
 
@@ -63,10 +64,11 @@ def rank_channels(losses: Sequence[JointLoss], fixed: Vector) -> tuple[NDArray[n
     """
     rest, order, gains = np.arange(len(fixed)), [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     states = [_Residual.start(item) for item in losses]
+    count = max(_BLOCK, round(_BLOCK_SHARE * len(fixed)))
     while len(rest):
         total = _sum_gains(states, fixed[rest])
-        candidates = np.argsort(-total, kind="stable")[:_CANDIDATES]
-        picked, taken = _choose([state.take(candidates) for state in states], fixed[rest][candidates])
+        candidates = np.argsort(-total, kind="stable")[: _CANDIDATES * count]
+        picked, taken = _choose([state.take(candidates) for state in states], fixed[rest][candidates], count)
         block = candidates[picked]
         states = [state.keep(block) for state in states]
         order.append(rest[block])
@@ -124,9 +126,12 @@ class _Residual:
         inner = self.R[np.ix_(block, block)] + self.ridge * np.eye(len(block))
         crossed = self.R[np.ix_(block, rest)]
         Z = np.linalg.solve(inner, crossed)
-        mixed = self.N[np.ix_(rest, block)] @ Z
-        R = self.R[np.ix_(rest, rest)] - crossed.T @ Z
-        N = self.N[np.ix_(rest, rest)] - mixed - mixed.T + Z.T @ self.N[np.ix_(block, block)] @ Z
+        # N' = N - N_rb Z - Zᵀ N_br + Zᵀ N_bb Z, as N less a matrix and its transpose.
+        mixed = (self.N[np.ix_(rest, block)] - 0.5 * Z.T @ self.N[np.ix_(block, block)]) @ Z
+        R, N = self.R[np.ix_(rest, rest)], self.N[np.ix_(rest, rest)]
+        R -= crossed.T @ Z
+        N -= mixed
+        N -= mixed.T
         return _Residual(R, N, self.ridge)
 
     def fix(self, channel: int) -> None:
@@ -143,10 +148,10 @@ def _sum_gains(states: Sequence[_Residual], fixed: Vector) -> Vector:
     return sum((state.gains for state in states), fixed)
 
 
-def _choose(states: Sequence[_Residual], fixed: Vector) -> tuple[NDArray[np.int64], Vector]:
-    """Return the best of some channels, one after the other, and what each takes off."""
+def _choose(states: Sequence[_Residual], fixed: Vector, count: int) -> tuple[NDArray[np.int64], Vector]:
+    """Return the best of some channels, `count` at most, one after the other, and what each takes off."""
     picked, taken, open_ = list[int](), list[float](), np.zeros(len(fixed))
-    for _ in range(min(_BLOCK, len(fixed))):
+    for _ in range(min(count, len(fixed))):
         total = _sum_gains(states, fixed)
         best = int(np.argmax(total + open_))
         picked.append(best)
