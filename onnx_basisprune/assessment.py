@@ -112,7 +112,7 @@ def assess_network(
     components = score_components(
         gradient_pass, calibration.batches(), bases, progress.advance, gates.starts(), gates.end_batch
     )
-    channels = join_channel_scores(network, gates.finish(), reads, compensated, gates.finish_metrics())
+    channels = join_channel_scores(network, *gates.finish(), reads, compensated)
     return Assessment(bases, components, channels, reads, tuple(compensated))
 
 

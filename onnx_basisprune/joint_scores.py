@@ -20,18 +20,18 @@ Matrix = NDArray[np.float64]
 def join_channel_scores(
     network: Network,
     scores: Mapping[int, float],
+    metrics: Mapping[ReadEdge, NDArray[np.float32]],
     reads: Mapping[str, ReadStatistics],
     compensated: Sequence[CompensatedRead],
-    metrics: Mapping[ReadEdge, NDArray[np.float32]],
 ) -> dict[int, float]:
     """Return scores by what a group's channels lose together, once their consumers are compensated.
 
     Args:
         network: The network.
         scores: Class → Taylor score.
+        metrics: Second moments of the loss's gradient at compensated reads, `[C, C]`.
         reads: Moments of what is read, by tensor.
         compensated: Reads whose consumers are compensated.
-        metrics: Second moments of the loss's gradient at these, `[C, C]`.
     """
     joined = dict(scores)
     for group in network.channels.groups:

@@ -196,13 +196,13 @@ class Search:
 
         It may be far away, and without recovery: nearer ones are tried on the way there, and then itself with it.
         """
-        is_open = self.outlook.run.config.is_recovered
+        recovers = self.outlook.run.config.is_recovered
         known = min((budget for budget in self.accepted if budget > failed), default=1.0)
-        while failed and failed * _STEP_BACK < known and is_open and not self._is_over():
+        while failed and failed * _STEP_BACK < known and recovers and not self._is_over():
             failed *= _STEP_BACK
             if self.try_target(failed, tune=True):
                 return min(budget for budget in self.accepted if budget >= failed)
-        if known < 1.0 and known in self._rough and is_open and not self._is_over():
+        if known < 1.0 and known in self._rough and recovers and not self._is_over():
             self._rough.discard(known)
             self.try_target(known, tune=True)
         return known if known < 1.0 else None

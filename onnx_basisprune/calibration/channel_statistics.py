@@ -134,10 +134,20 @@ class ChannelScores:
         self._images += images
         self._gates = None
 
-    def finish(self) -> dict[int, float]:
-        """Return the score of each class."""
-        return dict(zip(self._classes.tolist(), (self._total / max(self._images, 1)).tolist(), strict=True))
+    def finish(self) -> tuple[dict[int, float], dict[ReadEdge, NDArray[np.float32]]]:
+        """Return each class's score, and `mean_n[sum_p h_p h_pᵀ]` of the gradients `h` at each compensated read.
 
-    def finish_metrics(self) -> dict[ReadEdge, NDArray[np.float32]]:
-        """Return `mean_n[sum_p h_p h_pᵀ]`, `[size, size]`, of the gradients `h` at each compensated read."""
-        return {edge: (outer / max(self._images, 1)).numpy() for edge, outer in self._outer.items()}
+        Raises:
+            ModelError: A gradient isn't finite, or its square overflows.
+        """
+        images = max(self._images, 1)
+        # Gradients come from behind: the last node that has them is the nearest.
+        for (node, _), outer in reversed(list(self._outer.items())):
+            if not bool(torch.isfinite(outer.div_(images)).all()):
+                raise ModelError(
+                    f"The loss gradient at what node {quote(node)} reads isn't finite, or its square overflows; "
+                    f"expected finite gradients: look there and behind it for an operator without a derivative at some "
+                    f"values, such as the square root at 0."
+                )
+        scores = dict(zip(self._classes.tolist(), (self._total / images).tolist(), strict=True))
+        return scores, {edge: outer.numpy() for edge, outer in self._outer.items()}

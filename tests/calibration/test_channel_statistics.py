@@ -114,7 +114,7 @@ def score(program: Program, places: list[ReadPlace], means: dict, size: int) -> 
     GradientPass(Executor(program), "x", HEAD, 0).run(
         make_batches(size), {}, reads=scores.starts(), end_batch=scores.end_batch
     )
-    return scores.finish()
+    return scores.finish()[0]
 
 
 @pytest.mark.parametrize("text", [RESIDUAL, WINDOWS], ids=["residual", "windows"])
@@ -145,6 +145,35 @@ def test_reads_of_one_tensor_count_together() -> None:
     parts = [score(program, [place], {}, 6) for place in of_stem]
     label = of_stem[0].labels[0]
     assert whole[label] != pytest.approx(sum(part[label] for part in parts), rel=1e-2)
+
+
+@pytest.mark.parametrize("text", [RESIDUAL, WINDOWS], ids=["residual", "windows"])
+@pytest.mark.parametrize("size", [2, 6])
+def test_metrics_are_the_second_moments_of_the_gradients(text: str, size: int) -> None:
+    program, places = make_program(text)
+    place = next(place for place in places if place.edge[0] == "fc")
+    scores = ChannelScores(places, {place.edge: np.zeros(len(place.labels))})
+    GradientPass(Executor(program), "x", HEAD, 0).run(
+        make_batches(size), {}, reads=scores.starts(), end_batch=scores.end_batch
+    )
+    (metric,) = scores.finish()[1].values()
+    (batch,) = make_batches(COUNT)
+    logits = Executor(program).run({"x": torch.from_numpy(batch.x)}, ["z"])["z"]
+    g = GradientPass(Executor(program), "x", HEAD, 0)._find_gradient(logits, batch).numpy()
+    W = program.initializers["w3" if text == RESIDUAL else "w5"]
+    h = g @ (W if text == RESIDUAL else W.T)
+    np.testing.assert_allclose(metric, h.T @ h / COUNT, rtol=1e-3, atol=1e-7)
+
+
+def test_gradients_that_overflow_name_the_node() -> None:
+    _, places = make_program(RESIDUAL)
+    place = next(place for place in places if place.edge[0] == "left")
+    scores = ChannelScores(places, {place.edge: np.zeros(len(place.labels))})
+    finish = scores.starts()[place.edge](torch.zeros(1, 5, 4, 4), 1)
+    assert finish is not None
+    finish(torch.full((1, 5, 4, 4), 1e25))
+    with pytest.raises(ModelError, match=r"what node 'left' reads isn't finite.*expected finite gradients"):
+        scores.finish()
 
 
 def test_no_reads_at_all() -> None:
