@@ -38,7 +38,7 @@ def join_channel_scores(
         channels = np.array([int(channel) for channel in group.channels if int(channel) in scores], dtype=np.int64)
         taylor = np.array([scores[int(channel)] for channel in channels])
         touching = [read for read in network.channels.reads if np.isin(read.labels, channels).any()]
-        found = {(read.node, read.input_index): find_places(read.labels, channels) for read in touching}
+        found = {(read.node, read.input_index): _find_places(read.labels, channels) for read in touching}
         places = {edge: place for edge, place in found.items() if place is not None}
         items = [item for item in compensated if item.edge in places]
         losses = _list_losses(items, places, reads, metrics)
@@ -63,12 +63,15 @@ def _list_losses(
 ) -> list[JointLoss]:
     """Return what the readers of each tensor lose: those that take a constant, and those that don't."""
     summed: dict[tuple[str, bool], Matrix] = {}
-    parts: dict[tuple[str, bool], ReadStatistics] = {}
     for item in items:
         key, place = (item.tensor, bool(item.bias)), places[item.edge]
         summed[key] = summed.get(key, 0.0) + metrics[item.edge][np.ix_(place, place)].astype(np.float64)
-        parts[key] = reads[item.tensor].select(place)
-    return [_make_loss(metric, parts[key], is_shifted=key[1]) for key, metric in summed.items()]
+    # One tensor's readers find its channels at the same places.
+    found = {item.tensor: places[item.edge] for item in items}
+    return [
+        _make_loss(metric, reads[tensor].select(found[tensor]), is_shifted=is_shifted)
+        for (tensor, is_shifted), metric in summed.items()
+    ]
 
 
 def _make_loss(metric: Matrix, part: ReadStatistics, *, is_shifted: bool) -> JointLoss:
@@ -81,7 +84,7 @@ def _make_loss(metric: Matrix, part: ReadStatistics, *, is_shifted: bool) -> Joi
     )
 
 
-def find_places(labels: NDArray[np.int64], channels: NDArray[np.int64]) -> NDArray[np.int64] | None:
+def _find_places(labels: NDArray[np.int64], channels: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Return where channels are read, in their order; `None` unless each is read exactly once."""
     places = np.flatnonzero(np.isin(labels, channels))
     found = dict(zip(labels[places].tolist(), places.tolist(), strict=True))

@@ -85,8 +85,6 @@ class Search:
     # Fraction to keep → by how much the drop with its error was over the bound; negative where it was accepted.
     _excess: dict[float, float] = field(default_factory=dict)
     _slowest: float = 0.0
-    # Fractions that were accepted without recovery.
-    _rough: set[float] = field(default_factory=set)
     # What the smallest plan there is keeps, once it was asked for.
     _least: float = 0.0
 
@@ -165,7 +163,6 @@ class Search:
         is_accepted = self._excess[budget] <= 0
         if is_accepted:
             self.accepted[budget] = candidate
-            (self._rough.discard if tune else self._rough.add)(budget)
         seconds = perf_counter() - start
         self._slowest = max(self._slowest, seconds)
         self.looks.append(SearchLook(target, kept, tune, drop, error, is_accepted, seconds))
@@ -202,10 +199,11 @@ class Search:
             failed *= _STEP_BACK
             if self.try_target(failed, tune=True):
                 return min(budget for budget in self.accepted if budget >= failed)
-        if known < 1.0 and known in self._rough and recovers and not self._is_over():
-            self._rough.discard(known)
+        if known == 1.0:
+            return None
+        if self.accepted[known].recovery is None and recovers and not self._is_over():
             self.try_target(known, tune=True)
-        return known if known < 1.0 else None
+        return known
 
     def describe(self, claims: int) -> SearchReport:
         """Return the search's course."""

@@ -56,7 +56,7 @@ class World:
             self.clock += seconds * (slower if tune else 1.0)
             recorder.advance(1.0)
             self.built.append((planned.left / 100, tune))
-            return SimpleNamespace(planned=planned, tune=tune)
+            return SimpleNamespace(planned=planned, tune=tune, recovery="its course" if tune else None)
 
         def say(_run: Any, candidate: SimpleNamespace, images: str) -> Predictions:
             lost = claimed if images == "claim" and claimed is not None else drop

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_basisprune.planning.shrinkage import RIDGE
+
 Matrix = NDArray[np.float64]
 
-_RIDGE = 1e-4
 # Of all channels' uncentred moments: a variance below this is what rounding leaves of a constant, or of a channel that
 # is all but silent beside those that go and can't speak for them.
 _FLOOR = 1e-9
@@ -94,7 +95,7 @@ def _solve(moments: Matrix, kept: NDArray[np.bool_], floor: float) -> tuple[Matr
     """Return `C = M_gk (M_kk + ridge)⁻¹` and the error's second moment."""
     gone = ~kept
     inner = moments[np.ix_(kept, kept)]
-    ridge = _RIDGE * max(0.0, float(np.mean(np.diag(inner)))) + floor
+    ridge = RIDGE * max(0.0, float(np.mean(np.diag(inner)))) + floor
     cross = moments[np.ix_(gone, kept)]
     coefficients = np.linalg.solve(inner + ridge * np.eye(len(inner)), cross.T).T
     error = (

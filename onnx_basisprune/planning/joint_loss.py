@@ -108,7 +108,7 @@ class _Residual:
     @classmethod
     def start(cls, loss: JointLoss) -> _Residual:
         """Return what it is before any channel is chosen."""
-        R = loss.moments.astype(np.float64)
+        R = loss.moments
         return cls(R, R @ loss.metric @ R, loss.ridge + np.finfo(np.float64).tiny)
 
     @property

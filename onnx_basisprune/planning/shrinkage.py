@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-# Of the mean variance: as the compensation has it.
-_LEAST = 1e-4
+# The least ridge of a regression of channels, of the mean variance.
+RIDGE = 1e-4
 # A share of 1 would be a ridge without end.
 _MOST = 0.5
 
@@ -36,7 +36,7 @@ def find_shrinkage(moments: Matrix, images: int) -> float:
 def find_ridge(covariance: Matrix, images: int) -> float:
     """Return the ridge, in the unit of the variances, that a regression within `S'` comes to."""
     rho = min(find_shrinkage(covariance, images), _MOST)
-    return max(_LEAST, rho / (1 - rho)) * max(0.0, float(np.mean(np.diag(covariance))))
+    return max(RIDGE, rho / (1 - rho)) * max(0.0, float(np.mean(np.diag(covariance))))
 
 
 def shrink(moments: Matrix, images: int) -> Matrix:
