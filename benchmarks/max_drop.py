@@ -68,7 +68,14 @@ ROWS = {
     ),
     "mnist-params": Row(
         "vgg16_mnist",
-        {"minimize": "params", "recover": "full", "limit": 5000, "allow_slower": True, "time_limit": 25 * 60.0},
+        {
+            "minimize": "params",
+            "recover": "full",
+            "limit": 5000,
+            "recover_steps": 600,
+            "allow_slower": True,
+            "time_limit": 25 * 60.0,
+        },
     ),
     "resnet20-macs": Row(
         "resnet20_cifar10",

@@ -322,7 +322,7 @@ def test_a_run_without_an_installed_version(model: Path, monkeypatch: pytest.Mon
 
 def test_no_stage_goes_beyond_its_total(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where the recovery starts again with a lower rate."""
-    monkeypatch.setattr(recovery, "choose_first_rate", lambda _: 30.0)
+    monkeypatch.setattr(recovery, "choose_first_rate", lambda *_: 30.0)
     stages: list[list[Any]] = []
 
     class Watcher(Listener):

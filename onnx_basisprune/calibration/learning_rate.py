@@ -1,24 +1,30 @@
 """The recovery's learning rate: as high as a network bears, raised and lowered in one cycle.
 
 Rates are relative: the fraction of its own size by which a weight moves in a step (see `Student`). A course that ends
-in small steps comes the further the higher it began, until it diverges: on ResNet-20 and VGG-16, re-fitted, 1e-2 and
-3e-3 are best, and what a short trial finds best is a tenth of that. So a course begins with the highest rate that any
-network was seen to bear, and where the loss shows early that it is too high, again with a third of it.
+in small steps comes the further the higher it began, until it diverges, and what a short trial finds best is a tenth of
+what is best. So a course begins with the highest rate that any network was seen to bear, and where the loss shows early
+that it is too high, again with a third of it.
 """
 
 from __future__ import annotations
 
 import math
 
+from onnx_basisprune.calibration.student import RecoveryMode
+
 HIGHEST_RATE = 1e-2
-# In shorter courses there is no time to come back from where such a rate leads.
-_ENOUGH_STEPS = 100
+# In short courses there is no time to come back from where such a rate leads.
+_RATE_PER_STEP = 1e-4
+# Where all weights are trained, the rate that is best falls with the square root of the steps: on VGG-16 and ResNet-20
+# it is the first of these after so many steps.
+_FULL_RATE, _FULL_STEPS = 3e-3, 600
 _WARM_UP = 0.1
 
 
-def choose_first_rate(steps: int) -> float:
+def choose_first_rate(mode: RecoveryMode, steps: int) -> float:
     """Return the highest learning rate of the first attempt at a course of so many steps."""
-    return HIGHEST_RATE * min(1.0, steps / _ENOUGH_STEPS)
+    highest = HIGHEST_RATE if mode == "scale" else _FULL_RATE * math.sqrt(_FULL_STEPS / steps)
+    return min(highest, _RATE_PER_STEP * steps)
 
 
 def compute_cycle(step: int, steps: int) -> float:

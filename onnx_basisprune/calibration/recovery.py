@@ -18,8 +18,15 @@ from onnx_basisprune.calibration.course import Arrays, Course
 from onnx_basisprune.calibration.learning_rate import choose_first_rate, compute_cycle
 from onnx_basisprune.calibration.lessons import Lesson
 from onnx_basisprune.calibration.loss import is_binary
+from onnx_basisprune.calibration.optimizer import Optimizer
 from onnx_basisprune.calibration.precision import choose_precision, round_products
-from onnx_basisprune.calibration.student import Student, list_trained, make_student, prepare_executor
+from onnx_basisprune.calibration.student import (
+    Student,
+    list_matrices,
+    list_trained,
+    make_student,
+    prepare_executor,
+)
 from onnx_basisprune.calibration.teacher import Teacher
 from onnx_basisprune.planning.types import Head, Operation, Program
 from onnx_basisprune.results import RecoveryReport
@@ -52,6 +59,7 @@ class Distillation:
         # In `full`, a scaling weight is trained whole, as every other is.
         self._scaling = tuple(sorted(scaling_weights.values())) if self._settings.mode == "scale" else ()
         self._free = trained - set(self._scaling)
+        self._matrices = list_matrices(student) & self._free if self._settings.mode == "full" else frozenset()
 
     def recover(
         self, progress: Callable[[int], None] | None = None, restart: Callable[[], None] | None = None
@@ -70,7 +78,7 @@ class Distillation:
         if not student.changes:  # no bias, no pair, no classifier, or no weight in float32
             return {}, RecoveryReport(self._settings.mode, 0, False, before, before, ((0, before, 0.0),))
         course = Course(before)
-        rate, begin = choose_first_rate(self._settings.steps), perf_counter()
+        rate, begin = choose_first_rate(self._settings.mode, self._settings.steps), perf_counter()
         while self._train(course, rate, progress) and course.attempts < _ATTEMPTS:
             rate /= 3
             if restart is not None:
@@ -95,7 +103,7 @@ class Distillation:
     def _train(self, course: Course, highest_rate: float, progress: Callable[[int], None] | None) -> bool:
         """Take all steps from the beginning, or as long as they help; return whether a lower rate may do better."""
         student, steps = self._make_student(), self._settings.steps
-        optimizer = _make_optimizer(student)
+        optimizer = Optimizer(student.changes, self._matrices)
         interval, since = max(_LEAST_INTERVAL, -(-steps // _CHECKS)), 0
         course.begin_attempt()
         # Where the cycle is, which a stall shortens, and how many steps were taken.
@@ -115,16 +123,14 @@ class Distillation:
                 since = 0
         return not course.arrays
 
-    def _take_step(self, student: Student, optimizer: torch.optim.Optimizer, rate: float, number: int) -> None:
+    def _take_step(self, student: Student, optimizer: Optimizer, rate: float, number: int) -> None:
         """Learn from a batch."""
-        optimizer.zero_grad()
+        optimizer.clear_gradients()
         for lesson in self._teacher.lessons.draw(number):
             with round_products(self._precision):
                 loss = lesson.share * self._measure_loss(student, lesson)
             loss.backward()  # type: ignore[no-untyped-call]
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
+        optimizer.take_step(rate)
 
     def _measure_loss(self, student: Student, lesson: Lesson) -> torch.Tensor:
         """Return the mean distillation loss of a lesson."""
@@ -162,8 +168,3 @@ def distillation_loss(logits: torch.Tensor, target: torch.Tensor, head: Head) ->
             log_target=True,
         )
     )
-
-
-def _make_optimizer(student: Student) -> torch.optim.Optimizer:
-    """Return Adam over a student's changes; each step sets the learning rate."""
-    return torch.optim.Adam(student.changes.values(), fused=True)

@@ -51,6 +51,9 @@ _ELEMENTWISE = frozenset({"Add", "Mul"})
 # A weight may be laid out anew before it is read.
 _LAYOUT_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
+# To work on the singular values of larger matrices would outlast the step itself.
+_LARGEST_RANK = 1024
+
 
 @dataclass(frozen=True)
 class Student:
@@ -134,6 +137,13 @@ def list_trained(program: Program, mode: RecoveryMode, classifier: Operation | N
     return (wanted & trainable) - refused
 
 
+def list_matrices(program: Program) -> frozenset[str]:
+    """Return the initializers whose rows all read the same inputs: kernels of plain Convs, and matrices."""
+    weights = program.initializers
+    readings = ((operation, operation.inputs[1]) for operation in program.operations if len(operation.inputs) > 1)
+    return frozenset(name for operation, name in readings if _is_map(operation, weights.get(name)))
+
+
 def _list_readings(program: Program) -> Iterator[tuple[str, bool, bool]]:
     """Yield each reading of an initializer: its name, and whether it is read as a bias and as another weight."""
     sources = {name: name for name in program.initializers}
@@ -152,6 +162,15 @@ def _list_readings(program: Program) -> Iterator[tuple[str, bool, bool]]:
     for spec in program.outputs:
         if spec.name in sources:
             yield sources[spec.name], False, False
+
+
+def _is_map(operation: Operation, weight: NDArray[Any] | None) -> bool:
+    """Return whether a node's weight is a matrix, or a kernel that stands for one, of a size that can be worked on."""
+    if operation.domain != "" or operation.attributes.get("group", 1) != 1 or weight is None or not weight.size:
+        return False
+    if operation.op_type != "Conv" and (operation.op_type not in {"Gemm", "MatMul"} or weight.ndim != 2):
+        return False
+    return 1 < min(len(weight), weight.size // len(weight)) <= _LARGEST_RANK
 
 
 def _is_vector(array: NDArray[Any]) -> bool:

@@ -7,9 +7,16 @@ import pytest
 from onnx_basisprune.calibration.learning_rate import HIGHEST_RATE, choose_first_rate, compute_cycle
 
 
-def test_short_courses_begin_lower() -> None:
-    assert choose_first_rate(300) == choose_first_rate(100) == HIGHEST_RATE
-    assert choose_first_rate(10) == pytest.approx(HIGHEST_RATE / 10)
+def test_factors_begin_with_the_highest_rate_unless_the_course_is_short() -> None:
+    assert choose_first_rate("scale", 300) == choose_first_rate("scale", 100) == HIGHEST_RATE
+    assert choose_first_rate("scale", 10) == pytest.approx(HIGHEST_RATE / 10)
+
+
+def test_all_weights_begin_lower_the_longer_the_course_is() -> None:
+    assert choose_first_rate("full", 600) == pytest.approx(3e-3)
+    assert choose_first_rate("full", 2400) == pytest.approx(1.5e-3)
+    assert choose_first_rate("full", 10) == choose_first_rate("scale", 10)
+    assert max(choose_first_rate("full", steps) for steps in range(1, 1000)) < HIGHEST_RATE
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 11, 300])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from onnx_basisprune.calibration.student import list_trained, make_student, prepare_executor
+from onnx_basisprune.calibration.student import list_matrices, list_trained, make_student, prepare_executor
 from onnx_basisprune.planning.types import Operation, Program, TensorSpec
 
 
@@ -76,6 +76,31 @@ def test_what_is_trained(
     program = build(*operations, w=W, b=B, **more)
     assert list_trained(program, "scale", None) == {"b", *biases}
     assert list_trained(program, "full", None) == {"w", "b", *biases, *weights}
+
+
+@pytest.mark.parametrize(
+    ("operation", "shape", "is_matrix"),
+    [
+        (step("Conv", ["x", "v"], "y"), (4, 3, 3, 3), True),
+        (step("Conv", ["x", "v"], "y", group=1), (4, 3, 1, 1), True),
+        (step("Conv", ["x", "v"], "y", group=3), (3, 1, 3, 3), False),
+        (step("Conv", ["x", "v"], "y"), (1, 3, 3, 3), False),
+        (step("Conv", ["x", "v"], "y", "com.example"), (4, 3, 3, 3), False),
+        (step("Conv", ["x", "v"], "y"), (1024, 1025, 1, 1), True),
+        (step("Conv", ["x", "v"], "y"), (1025, 1025, 1, 1), False),
+        (step("ConvTranspose", ["x", "v"], "y"), (3, 4, 3, 3), False),
+        (step("Gemm", ["x", "v"], "y"), (4, 6), True),
+        (step("MatMul", ["x", "v"], "y"), (4, 6), True),
+        (step("MatMul", ["x", "v"], "y"), (2, 4, 6), False),
+        (step("MatMul", ["x", "v"], "y"), (4,), False),
+        (step("MatMul", ["v", "x"], "y"), (4, 6), False),
+        (step("Mul", ["x", "v"], "y"), (4, 6), False),
+    ],
+)
+def test_matrices_are_maps_of_all_that_a_node_reads(
+    operation: Operation, shape: tuple[int, ...], is_matrix: bool
+) -> None:
+    assert list_matrices(build(operation, v=np.zeros(shape, np.float32))) == ({"v"} if is_matrix else set())
 
 
 def test_scale_trains_the_classifier_whole() -> None:
