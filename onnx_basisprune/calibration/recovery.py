@@ -78,7 +78,7 @@ class Distillation:
         if not student.changes:  # no bias, no pair, no classifier, or no weight in float32
             return {}, RecoveryReport(self._settings.mode, 0, False, before, before, ((0, before, 0.0),))
         course = Course(before)
-        rate, begin = choose_first_rate(self._settings.mode, self._settings.steps), perf_counter()
+        rate, begin = choose_first_rate(self._settings.mode, self._settings.steps, before), perf_counter()
         while self._train(course, rate, progress) and course.attempts < _ATTEMPTS:
             rate /= 3
             if restart is not None:

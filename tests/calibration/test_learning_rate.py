@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from onnx_basisprune.calibration.learning_rate import HIGHEST_RATE, choose_first_rate, compute_cycle
 
 
-def test_factors_begin_with_the_highest_rate_unless_the_course_is_short() -> None:
-    assert choose_first_rate("scale", 300) == choose_first_rate("scale", 100) == HIGHEST_RATE
-    assert choose_first_rate("scale", 10) == pytest.approx(HIGHEST_RATE / 10)
+@pytest.mark.parametrize("loss", [0.0, 0.1, 10.0])
+def test_factors_begin_with_the_highest_rate_unless_the_course_is_short(loss: float) -> None:
+    assert choose_first_rate("scale", 300, loss) == choose_first_rate("scale", 100, loss) == HIGHEST_RATE
+    assert choose_first_rate("scale", 10, loss) == pytest.approx(HIGHEST_RATE / 10)
 
 
-def test_all_weights_begin_lower_the_longer_the_course_is() -> None:
-    assert choose_first_rate("full", 600) == pytest.approx(3e-3)
-    assert choose_first_rate("full", 2400) == pytest.approx(1.5e-3)
-    assert choose_first_rate("full", 10) == choose_first_rate("scale", 10)
-    assert max(choose_first_rate("full", steps) for steps in range(1, 1000)) < HIGHEST_RATE
+def test_all_weights_begin_lower_the_longer_the_course_and_higher_the_further_away_they_are() -> None:
+    assert choose_first_rate("full", 600, 0.064) == pytest.approx(0.4 * 8.4e-3)
+    assert choose_first_rate("full", 2400, 0.064) == pytest.approx(0.2 * 8.4e-3)
+    assert choose_first_rate("full", 600, 0.512) == pytest.approx(0.8 * 8.4e-3)
+    assert choose_first_rate("full", 600, 1e6) == choose_first_rate("full", 600, math.inf) == 1.5e-2
+    assert choose_first_rate("full", 10, 1.0) == choose_first_rate("scale", 10, 1.0)
+
+
+@pytest.mark.parametrize("loss", [0.0, -1e-9])
+def test_an_exact_student_is_not_moved(loss: float) -> None:
+    """The divergence is never negative, but for rounding."""
+    assert choose_first_rate("full", 300, loss) == 0.0
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 11, 300])

@@ -56,14 +56,14 @@ def test_no_image_twice_in_a_batch_and_only_those_to_learn_from() -> None:
 def test_batches_differ_and_come_again_without_asking_the_teacher() -> None:
     teacher = Teacher()
     lessons = make_lessons(teacher, np.arange(30))
-    first = [torch.cat([lesson.x for lesson in lessons.draw(number)]) for number in range(24)]
-    assert teacher.images == 240  # eight views of each image
-    again = [list(lessons.draw(24 + number)) for number in range(24)]
-    assert teacher.images == 240
+    first = [torch.cat([lesson.x for lesson in lessons.draw(number)]) for number in range(96)]
+    assert teacher.images == 960  # 32 views of each image
+    again = [list(lessons.draw(96 + number)) for number in range(96)]
+    assert teacher.images == 960
     for x, drawn in zip(first, again, strict=True):
         assert torch.equal(x, torch.cat([lesson.x for lesson in drawn]))
         torch.testing.assert_close(torch.cat([lesson.target for lesson in drawn])[:, 0], x.sum((1, 2, 3)))
-    assert len({tuple(x.flatten().tolist()) for x in first}) == 24
+    assert len({tuple(x.flatten().tolist()) for x in first}) == 96
 
 
 def test_few_images() -> None:
