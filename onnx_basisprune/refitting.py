@@ -84,7 +84,8 @@ def refit_network(
     if not result.arrays:
         progress.warn(f"re-fitting the layers to the original's outputs made nothing better, and is undone: {change}.")
         return model
-    progress.note(f"{len(layers)} layers re-fitted to the original's outputs: {change}")
+    count = sum(layer.weight in result.arrays for layer in layers)
+    progress.note(f"{count} layers re-fitted to the original's outputs: {change}")
     return replace_initializers(model, result.arrays)
 
 

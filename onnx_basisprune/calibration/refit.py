@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, inf, isnan
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ _MOST_HELD_OUT = 256
 # At least one chunk is fitted and one held back; of more, every fourth is held back.
 _FEWEST_CHUNKS = 2
 _HELD_BACK_EVERY = 4
+# How many of the layers, counted from the input, keep what was fitted: where images are few, wide layers near the
+# output come nearer to the original at each position, and lead its classifier astray.
+_SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class RefitResult:
     """What came of it.
 
     Attributes:
-        arrays: New initializers by name; none where they made nothing better on images that were held out.
+        arrays: New initializers by name, of as many layers from the input on as is best on images that were held out;
+            that may be none.
         loss_before: Distillation loss on these before, the mean over images.
         loss_after: With the new initializers, kept or not.
     """
@@ -81,7 +86,7 @@ def refit_program(
     settings: RefitSettings,
     progress: Callable[[float], None] | None = None,
 ) -> RefitResult | None:
-    """Re-fit layers, and keep them where the class scores come nearer to the original's on held-out images.
+    """Re-fit layers, and keep as many as bring the class scores nearer to the original's on held-out images.
 
     Args:
         teacher: The original graph.
@@ -105,12 +110,13 @@ def refit_program(
     if not layers or len(chunks) < _FEWEST_CHUNKS:
         return None
     with torch.no_grad():
-        before = _measure_loss(teacher, student, {}, head, tests)
         counts = [max(_FEWEST_CHUNKS, images // len(chunks[0])) for images in settings.images]
         arrays = fit_layers(teacher, student, layers, chunks, counts, progress)
-        after = _measure_loss(teacher, student, arrays, head, tests)
-    # NaN isn't better either.
-    return RefitResult(arrays if after < before else {}, before, after)
+        options = [_take_first(arrays, layers, share) for share in _SHARES]
+        before, *losses = _measure_losses(teacher, student, [{}, *options], head, tests)
+    # NaN isn't better.
+    after, best = min(zip(losses, options, strict=True), key=lambda item: inf if isnan(item[0]) else item[0])
+    return RefitResult(best if after < before else {}, before, after)
 
 
 def fit_layers(
@@ -235,17 +241,25 @@ def _fit_layer(
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _measure_loss(
-    teacher: Program, student: Program, arrays: Arrays, head: Head, chunks: Sequence[torch.Tensor]
-) -> float:
-    """Return the mean distillation loss of the compressed graph with some initializers replaced."""
-    executors = Executor(teacher), Executor(student)
-    overrides = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    total, name = 0.0, teacher.inputs[0].name
+def _take_first(arrays: Arrays, layers: Sequence[RefitLayer], share: float) -> Arrays:
+    """Return the new initializers of a share of the layers, counted from the input."""
+    names = {name for layer in layers[: ceil(share * len(layers))] for name in (layer.weight, layer.bias)}
+    return {name: array for name, array in arrays.items() if name in names}
+
+
+def _measure_losses(
+    teacher: Program, student: Program, options: Sequence[Arrays], head: Head, chunks: Sequence[torch.Tensor]
+) -> list[float]:
+    """Return the mean distillation loss of the compressed graph with each choice of some initializers replaced."""
+    original, compressed, name = Executor(teacher), Executor(student), teacher.inputs[0].name
+    overrides = [{key: torch.from_numpy(array) for key, array in arrays.items()} for arrays in options]
+
+    def run(executor: Executor, x: torch.Tensor, changed: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return flatten_logits(executor.run({name: x}, [head.logits], overrides=changed)[head.logits].float(), head)
+
+    totals = np.zeros(len(options))
     for x in chunks:
-        target, found = (
-            flatten_logits(executor.run({name: x}, [head.logits], overrides=changed)[head.logits].float(), head)
-            for executor, changed in zip(executors, ({}, overrides), strict=True)
-        )
-        total += float(distillation_loss(found, target, head)) / len(found)
-    return total / len(chunks)
+        target = run(original, x, {})
+        losses = [distillation_loss(run(compressed, x, changed), target, head) for changed in overrides]
+        totals += [float(loss) / len(target) for loss in losses]
+    return [float(total) for total in totals / len(chunks)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +173,23 @@ def test_worse_weights_are_not_kept(monkeypatch: pytest.MonkeyPatch, fill: float
     assert result is not None
     assert result.arrays == {}
     assert not result.loss_after < result.loss_before
+
+
+def test_layers_are_kept_from_the_input_on_as_far_as_they_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil_last(*arguments: Any) -> dict[str, Any]:
+        return {**fit_layers(*arguments), "f.w": np.zeros_like(WEIGHTS["f.w"])}
+
+    student = change(**SPOILED["c"])
+    expected = run(student)
+    monkeypatch.setattr(refit, "fit_layers", spoil_last)
+    result = run(student)
+    assert expected is not None
+    assert result is not None
+    assert list(LAYERS)[-1] == "f"
+    assert result.arrays.keys() == expected.arrays.keys() - {"f.w", "f.b"}
+    for name, array in result.arrays.items():
+        np.testing.assert_array_equal(array, expected.arrays[name])
+    assert result.loss_after < 0.1 * result.loss_before
 
 
 def test_a_seed_repeats_it() -> None:
