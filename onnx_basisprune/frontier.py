@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import pairwise
+
 import numpy as np
 
 from onnx_basisprune.candidates import Candidate, build_candidate
@@ -16,6 +19,8 @@ _COUNT = 8
 _LARGEST, _SMALLEST = 0.8, 0.08
 # One that keeps so much the same as the model that is written, or as the last one, shows nothing new.
 _LEAST_RATIO = 1.05
+# So many points lower, a model is of no use, nor is any smaller one: what is left of the sizes goes between the others.
+_COLLAPSED = 50.0
 # How long a model is timed, at most.
 _LOOK_SECONDS = 5.0
 
@@ -34,21 +39,26 @@ def explore_frontier(outlook: Outlook, chosen: Candidate) -> tuple[FrontierPoint
     """
     run = outlook.run
     own = chosen.planned.left / outlook.whole
-    points = [(own, measure_point(outlook, chosen, own, is_chosen=True))]
+    points = {own: measure_point(outlook, chosen, own, is_chosen=True)}
     limit = run.config.time_limit
     run.recorder.deadline = None if limit is None else run.recorder.started + limit
     try:
-        for target in choose_targets(outlook.plan(_SMALLEST).left / outlook.whole):
+        targets = choose_targets(outlook.plan(_SMALLEST).left / outlook.whole)
+        for number in range(_COUNT):
+            drops = {kept: point.drop_pp.estimate for kept, point in points.items()}
+            target = find_widest_gap(drops) if max(drops.values()) > _COLLAPSED else targets[number]
+            if target is None:
+                break
             planned = outlook.plan(target)
             kept = planned.left / outlook.whole
-            if all(_is_other(kept, known) for known, _ in points):
+            if all(_is_other(kept, known) for known in points):
                 candidate = build_candidate(run, outlook.prospect, planned)
-                points.append((kept, measure_point(outlook, candidate, target, is_chosen=False)))
+                points[kept] = measure_point(outlook, candidate, target, is_chosen=False)
     except TimeUpError:
         run.recorder.warn(f"the trade-off has {len(points)} points only: the time limit of {limit:g} s is over.")
     finally:
         run.recorder.deadline = None
-    return tuple(point for _, point in sorted(points, key=lambda item: -item[0]))
+    return tuple(points[kept] for kept in sorted(points, reverse=True))
 
 
 def choose_targets(least: float) -> list[float]:
@@ -58,6 +68,21 @@ def choose_targets(least: float) -> list[float]:
         least: The smallest of them.
     """
     return [float(target) for target in np.geomspace(max(_LARGEST, least**0.5), least, _COUNT)]
+
+
+def find_widest_gap(drops: Mapping[float, float]) -> float | None:
+    """Return the size in the middle of the two neighbours whose drops differ most, `None` where all are close together.
+
+    Args:
+        drops: Fraction kept → drop in percentage points; the original is added.
+    """
+    known = sorted({1.0: 0.0, **drops}.items(), reverse=True)
+    gaps = [
+        (abs(drop - other), (kept * smaller) ** 0.5)
+        for (kept, drop), (smaller, other) in pairwise(known)
+        if kept / smaller > _LEAST_RATIO**2
+    ]
+    return max(gaps)[1] if gaps else None
 
 
 def measure_point(outlook: Outlook, candidate: Candidate, target: float, *, is_chosen: bool) -> FrontierPoint:

@@ -10,7 +10,7 @@ import pytest
 
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.errors import ConfigError
-from onnx_basisprune.frontier import choose_targets
+from onnx_basisprune.frontier import choose_targets, find_widest_gap
 from onnx_basisprune.pipeline import compress
 from onnx_basisprune.results import CompressionReport
 
@@ -73,6 +73,31 @@ def test_targets_reach_the_smallest_in_equal_ratios(least: float) -> None:
     assert max(targets) <= 1.0
     ratios = np.divide(targets[1:], targets[:-1])
     np.testing.assert_allclose(ratios, ratios[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("drops", "expected"),
+    [
+        ({0.8: 1.0, 0.5: 3.0, 0.2: 60.0}, (0.5 * 0.2) ** 0.5),
+        ({0.25: 60.0}, 0.5),
+        # From the original to the first is as far as anywhere else.
+        ({0.49: 55.0, 0.4: 60.0}, 0.7),
+        # Nothing is between sizes that are nearly the same.
+        ({0.8: 1.0, 0.77: 60.0}, 0.8**0.5),
+        ({0.99: 60.0}, None),
+    ],
+)
+def test_the_widest_gap(drops: dict[float, float], expected: float | None) -> None:
+    assert find_widest_gap(drops) == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.usefixtures("fake_clock")
+def test_few_sizes_are_spent_on_what_is_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_basisprune.frontier._COLLAPSED", 10.0)
+    report = run(tmp_path, target_macs=0.9)
+    drops = [point.drop_pp.estimate for point in report.frontier]
+    assert len(drops) >= 6
+    assert sum(drop > 10.0 for drop in drops[:-1]) < len(drops) / 2
 
 
 def test_a_dry_run_has_no_frontier() -> None:
