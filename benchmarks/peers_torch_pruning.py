@@ -11,9 +11,10 @@ Choices, each as good for the peer as was found:
 - Of the states that it walks through the one nearest to the target is taken, whether above or below.
 - With batch normalisation put back, scores of weights and of batch-norm scales are those of the network before folding,
   and re-estimation of its statistics has something to work on.
-- A recovery of its own (`distill`), which trains all weights with batch normalisation in training mode: Adam with one
-  cycle, the distillation loss, augmentation, precision and held-out slice as in `calibration/recovery.py`. It uses the
-  statistics of the batch, so that it takes the same course with and without re-estimation: it is run once for both.
+- A recovery of its own (`distill`), which trains all weights with batch normalisation in training mode: optimiser,
+  first learning rate, cycle, distillation loss, augmentation, precision and held-out slice as in
+  `calibration/recovery.py`. It uses the statistics of the batch, so that it takes the same course with and without
+  re-estimation: it is run once for both.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from onnx_basisprune.calibration.augment import augment_images
+from onnx_basisprune.calibration.learning_rate import choose_first_rate, compute_cycle
+from onnx_basisprune.calibration.optimizer import Optimizer
 from onnx_basisprune.calibration.recovery import distillation_loss
 from onnx_basisprune.planning.types import Head
 
 RENEWAL = 0.1
 WALK_STEPS = 400
-LEARNING_RATE = 1e-3
 CHECKS = 10
 
 
@@ -127,26 +129,47 @@ def distill(teacher: nn.Module, student: nn.Module, x: torch.Tensor, head: Head,
     order = np.random.default_rng((seed, len(x))).permutation(len(x))
     held_out, training = x[order[: len(x) // 10]], order[len(x) // 10 :]
     generator = np.random.default_rng((seed, steps))
-    optimizer = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=LEARNING_RATE, total_steps=steps + 1, pct_start=max(0.1, 2 / (steps + 1))
-    )
     best, least = copy.deepcopy(student), measure_loss(teacher, student, held_out, head)
-    for step in range(1, steps + 1):
+    weights, highest = RelativeWeights(student), choose_first_rate("full", steps, least / len(held_out))
+    for step in range(steps):
         chosen = generator.choice(training, min(BATCH, len(training)), replace=False)
         batch = augment_images(x[chosen], "shift+flip", "nchw", generator).contiguous(memory_format=torch.channels_last)
         student.train()
-        optimizer.zero_grad()
+        student.zero_grad()
         with autocast():
             loss = compute_loss(teacher, student, batch, head) / len(chosen)
         torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
-        if step % max(1, steps // CHECKS) == 0 or step == steps:
+        weights.take_step(highest * compute_cycle(step, steps))
+        if (step + 1) % max(1, steps // CHECKS) == 0 or step + 1 == steps:
             reached = measure_loss(teacher, student, held_out, head)
             if reached < least:
                 best, least = copy.deepcopy(student), reached
     return best.eval()
+
+
+class RelativeWeights:
+    """A module's weights, trained as the library's own recovery trains a graph's: each in units of its size."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Remember where the weights start."""
+        self._weights = dict(module.named_parameters())
+        self._starts = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        sizes = {name: float(weight.square().mean().sqrt()) for name, weight in self._starts.items()}
+        usual = float(np.median([size for size in sizes.values() if size > 0]))
+        self._units = {name: size or usual for name, size in sizes.items()}
+        self._changes = {name: torch.zeros_like(weight) for name, weight in self._starts.items()}
+        matrices = [name for name, weight in self._weights.items() if weight.ndim > 1]
+        self._optimizer = Optimizer(self._changes, matrices)
+
+    @torch.no_grad()
+    def take_step(self, rate: float) -> None:
+        """Move the weights against their gradients."""
+        for name, weight in self._weights.items():
+            assert weight.grad is not None, f"the output depends on {name}"
+            self._changes[name].grad = weight.grad * self._units[name]
+        self._optimizer.take_step(rate)
+        for name, weight in self._weights.items():
+            weight.copy_(self._starts[name] + self._units[name] * self._changes[name])
 
 
 def measure_loss(teacher: nn.Module, student: nn.Module, x: torch.Tensor, head: Head) -> float:
