@@ -72,7 +72,7 @@ ROWS = {
             "minimize": "params",
             "recover": "full",
             "limit": 5000,
-            "recover_steps": 600,
+            "recover_steps": 1200,
             "allow_slower": True,
             "time_limit": 25 * 60.0,
         },
