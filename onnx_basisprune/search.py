@@ -34,8 +34,8 @@ _STRIDES = (0.4, 0.85)
 # it.
 _SHARES = (0.25, 0.75)
 _MOST_LOOKS = 12
-# After a claim that failed, the next candidate keeps so much more.
-_STEP_BACK = 1.15
+# After a claim that failed, the next candidate keeps so much more: at least, and at most.
+_STEPS_BACK = (1.07, 1.3)
 _IMAGES_PER_POINT = 800
 
 
@@ -68,8 +68,8 @@ class Search:
         outlook: Makes the plans.
         trial: Images to choose on.
         bound: Largest drop, in percentage points.
-        deadline: When the search ends, of `perf_counter`; `None` for never. Nothing is begun that would take longer
-            than what came before it.
+        deadline: When the search ends, of `perf_counter`; `None` for never. Nothing is begun that there is hardly the
+            time for.
         looks: What was tried.
         accepted: Fraction to keep → candidate that was accepted.
         stopped: Whether the deadline ended the search.
@@ -84,14 +84,13 @@ class Search:
     stopped: bool = False
     # Fraction to keep → by how much the drop with its error was over the bound; negative where it was accepted.
     _excess: dict[float, float] = field(default_factory=dict)
-    _slowest: float = 0.0
     # What the smallest plan there is keeps, once it was asked for.
     _least: float = 0.0
 
     def run(self) -> None:
         """Try budgets until the smallest that is accepted is known well enough."""
         low, high = _LEAST, 1.0
-        while high / low > _QUICK_RATIO and not self._is_over():
+        while high / low > _QUICK_RATIO and not self._is_over(tune=False):
             middle = (low * high) ** 0.5
             low, high = (low, middle) if self.try_target(middle, tune=False) else (middle, high)
             low = max(low, min(high, self._least))
@@ -100,7 +99,7 @@ class Search:
         self._excess.clear()
         target: float | None = high * _STRIDE
         for _ in range(_MOST_LOOKS):
-            if target is None or self._is_over():
+            if target is None or self._is_over(tune=True):
                 return
             is_accepted = self.try_target(target, tune=True)
             target = None if is_accepted and target <= self._least else self._choose_next(high)
@@ -129,10 +128,12 @@ class Search:
         ratio = exp(self._excess[best] / rise) if rise > 0 else 0.0
         return min(max(ratio, _STRIDES[0]), _STRIDES[1])
 
-    def _is_over(self) -> bool:
-        """Return whether another candidate would take longer than there is time."""
-        self.stopped |= self.deadline is not None and perf_counter() + self._slowest > self.deadline
-        return self.stopped
+    def _is_over(self, *, tune: bool) -> bool:
+        """Return whether another candidate would take longer than there is time, be it as quick as the quickest."""
+        seconds = min((look.seconds for look in self.looks if look.recovered == tune), default=0.0)
+        is_over = self.deadline is not None and perf_counter() + seconds > self.deadline
+        self.stopped |= is_over
+        return is_over
 
     def try_target(self, target: float, *, tune: bool) -> bool:
         """Make the candidate of a budget, unless time is up before it is made; return whether it is accepted."""
@@ -163,9 +164,7 @@ class Search:
         is_accepted = self._excess[budget] <= 0
         if is_accepted:
             self.accepted[budget] = candidate
-        seconds = perf_counter() - start
-        self._slowest = max(self._slowest, seconds)
-        self.looks.append(SearchLook(target, kept, tune, drop, error, is_accepted, seconds))
+        self.looks.append(SearchLook(target, kept, tune, drop, error, is_accepted, perf_counter() - start))
         run.recorder.note(
             f"{kept:.1%} kept{'' if tune else ', not recovered'}: {drop:.2f} pp lower (standard error {error:.2f}): "
             f"{'accepted' if is_accepted else 'too much'}"
@@ -178,30 +177,39 @@ class Search:
         The smallest of what was accepted is the one that luck has helped most, and so is what holds at a second look:
         here, too, the drop counts with its standard error. Where none holds, the model stays as it is.
         """
-        run, claims, failed = self.outlook.run, 0, 0.0
-        while (budget := self._find_next(failed)) is not None:
+        run, claims, failed, step = self.outlook.run, 0, 0.0, 1.0
+        while (budget := self._find_next(failed, step)) is not None:
             claims += 1
             predictions = predict_candidate(run, self.accepted[budget], run.validation)
+            drop = compare(run.baseline, predictions).estimate
             error = estimate_standard_error(run.baseline, predictions)
-            if compare(run.baseline, predictions).estimate + error <= self.bound:
+            if drop + error <= self.bound:
                 return self.accepted[budget], claims
-            failed = budget
+            run.recorder.note(
+                f"{budget:.1%} kept: {drop:.2f} pp lower (standard error {error:.2f}) on the images for the claim: "
+                f"the search steps back"
+            )
+            failed, step = budget, choose_step_back(drop, error, self.bound)
         return build_candidate(run, self.outlook.prospect, self.outlook.plan(1.0), tune=False), claims
 
-    def _find_next(self, failed: float) -> float | None:
+    def _find_next(self, failed: float, step: float) -> float | None:
         """Return the next accepted budget above one whose claim failed (0 for none), `None` where there isn't any.
 
-        It may be far away, and without recovery: nearer ones are tried on the way there, and then itself with it.
+        It may be far away, and without recovery: nearer ones are tried on the way there, each `step` times the one
+        before it, and then itself with recovery. Where there is no time for that, they are tried without.
         """
         recovers = self.outlook.run.config.is_recovered
         known = min((budget for budget in self.accepted if budget > failed), default=1.0)
-        while failed and failed * _STEP_BACK < known and recovers and not self._is_over():
-            failed *= _STEP_BACK
-            if self.try_target(failed, tune=True):
+        while failed and failed * step < known:
+            tune = recovers and not self._is_over(tune=True)
+            if not tune and self._is_over(tune=False):
+                break
+            failed *= step
+            if self.try_target(failed, tune=tune):
                 return min(budget for budget in self.accepted if budget >= failed)
         if known == 1.0:
             return None
-        if self.accepted[known].recovery is None and recovers and not self._is_over():
+        if self.accepted[known].recovery is None and recovers and not self._is_over(tune=True):
             self.try_target(known, tune=True)
         return known
 
@@ -209,6 +217,21 @@ class Search:
         """Return the search's course."""
         count = len(self.trial.images)
         return SearchReport(self.outlook.unit, self.bound, count, tuple(self.looks), claims, self.stopped)
+
+
+def choose_step_back(drop: float, error: float, bound: float) -> float:
+    """Return how many times as much the next candidate keeps, after one whose drop with its error is over the bound.
+
+    Drops were seen to fall with the square of what is kept, or faster.
+
+    Args:
+        drop: The failed candidate's, in percentage points.
+        error: Its standard error.
+        bound: The largest drop.
+    """
+    least, most = _STEPS_BACK
+    room = bound - error
+    return min(max((drop / room) ** (1 / 2), least), most) if room > 0 else most
 
 
 def check_images(bound: float, count: int) -> str | None:
