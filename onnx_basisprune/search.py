@@ -2,7 +2,8 @@
 
 Three parts of the images have a task each: candidates are made from the first, chosen on the second, and the third is
 looked at for the claim only. A candidate is accepted where its estimated drop on the second part plus one standard
-error is within the bound, and claimed where it is on the third.
+error is within the bound. It is claimed where its drop on the third is, and that on both together plus one standard
+error: each of them alone is so small that a sound candidate often fails on one.
 
 Budgets are tried without recovery first, which is quick: they tell from where on it is needed. From there on each
 budget is tried with it, the next where a line through what was found meets the bound, down to the smallest that is
@@ -12,7 +13,7 @@ accepted.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import ceil, exp, log
+from math import ceil, exp, hypot, log
 from time import perf_counter
 
 from onnx_basisprune.candidates import Candidate, build_candidate, predict_candidate
@@ -84,6 +85,8 @@ class Search:
     stopped: bool = False
     # Fraction to keep → by how much the drop with its error was over the bound; negative where it was accepted.
     _excess: dict[float, float] = field(default_factory=dict)
+    # Fraction to keep → the drop and its standard error of the candidate that was accepted.
+    _drops: dict[float, tuple[float, float]] = field(default_factory=dict)
     # What the smallest plan there is keeps, once it was asked for.
     _least: float = 0.0
 
@@ -163,7 +166,7 @@ class Search:
         self._excess[budget] = drop + error - self.bound
         is_accepted = self._excess[budget] <= 0
         if is_accepted:
-            self.accepted[budget] = candidate
+            self.accepted[budget], self._drops[budget] = candidate, (drop, error)
         self.looks.append(SearchLook(target, kept, tune, drop, error, is_accepted, perf_counter() - start))
         run.recorder.note(
             f"{kept:.1%} kept{'' if tune else ', not recovered'}: {drop:.2f} pp lower (standard error {error:.2f}): "
@@ -175,22 +178,38 @@ class Search:
         """Return the smallest accepted candidate that holds the bound on the images for the claim, and the looks taken.
 
         The smallest of what was accepted is the one that luck has helped most, and so is what holds at a second look:
-        here, too, the drop counts with its standard error. Where none holds, the model stays as it is.
+        so what both parts say counts with its standard error. Where none holds, the model stays as it is.
         """
         run, claims, failed, step = self.outlook.run, 0, 0.0, 1.0
         while (budget := self._find_next(failed, step)) is not None:
             claims += 1
             predictions = predict_candidate(run, self.accepted[budget], run.validation)
             drop = compare(run.baseline, predictions).estimate
-            error = estimate_standard_error(run.baseline, predictions)
-            if drop + error <= self.bound:
+            pooled, error = self._pool(budget, drop, estimate_standard_error(run.baseline, predictions))
+            if drop <= self.bound and pooled + error <= self.bound:
                 return self.accepted[budget], claims
             run.recorder.note(
-                f"{budget:.1%} kept: {drop:.2f} pp lower (standard error {error:.2f}) on the images for the claim: "
-                f"the search steps back"
+                f"{budget:.1%} kept: {drop:.2f} pp lower on the images for the claim, {pooled:.2f} with the others "
+                f"(standard error {error:.2f}): the search steps back"
             )
-            failed, step = budget, choose_step_back(drop, error, self.bound)
+            failed, step = budget, choose_step_back(max(drop - error, pooled), error, self.bound)
         return build_candidate(run, self.outlook.prospect, self.outlook.plan(1.0), tune=False), claims
+
+    def _pool(self, budget: float, drop: float, error: float) -> tuple[float, float]:
+        """Return the drop of an accepted candidate over both parts, and its standard error.
+
+        Args:
+            budget: The candidate's.
+            drop: On the images for the claim.
+            error: Its standard error.
+        """
+        chosen, claimed = len(self.trial.images), len(self.outlook.run.validation)
+        earlier_drop, earlier_error = self._drops[budget]
+        whole = chosen + claimed
+        return (
+            (chosen * earlier_drop + claimed * drop) / whole,
+            hypot(chosen * earlier_error, claimed * error) / whole,
+        )
 
     def _find_next(self, failed: float, step: float) -> float | None:
         """Return the next accepted budget above one whose claim failed (0 for none), `None` where there isn't any.
