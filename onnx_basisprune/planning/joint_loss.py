@@ -10,8 +10,13 @@ with `Sigma_x|K` the Schur complement of the kept channels in `x`'s covariance. 
 but takes positions to be independent: how much they aren't, the Taylor scores tell.
 
 The channels to keep are chosen one by one, each the one that takes most off J: subset selection by orthogonal least
-squares (Chen, Cowan and Grant, 1991). With `R = Sigma_x|K` and `N = R M R`, keeping `c` takes off `N_cc / R_cc`, and
-both change by matrices of rank one and two.
+squares (Chen, Cowan and Grant, 1991). With `R = Sigma_x|K`, `N = R M R` and `d = R_cc + ridge`, keeping `c` takes off
+`N_cc / d`, and
+
+    R' = R - d z zᵀ        N' = N - z bᵀ - b zᵀ        z = R_c / d,  b = N_c - N_cc z / 2
+
+Only the column of the channel that was chosen and the diagonals are needed for the next one, so that the whole matrices
+are brought up to date for many channels at once.
 """
 
 from __future__ import annotations
@@ -25,9 +30,8 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
 
-# So many channels, or this share of them, are chosen among so many times as many before all others are brought up to
-# date.
-_BLOCK, _BLOCK_SHARE, _CANDIDATES = 32, 1 / 24, 4
+# So many channels are chosen before the matrices are brought up to date.
+_BLOCK = 128
 # Keeps channels of equal slopes in their order.
 _TILT = 1e-6
 
@@ -63,17 +67,15 @@ def rank_channels(losses: Sequence[JointLoss], fixed: Vector) -> tuple[NDArray[n
         `[C]` int64, the most important first, and `[C]` gains.
     """
     rest, order, gains = np.arange(len(fixed)), [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
-    states = [_Residual.start(item) for item in losses]
-    count = max(_BLOCK, round(_BLOCK_SHARE * len(fixed)))
+    residuals = [_Residual(item) for item in losses]
+    rest, order, gains = np.arange(len(fixed)), [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     while len(rest):
-        total = _sum_gains(states, fixed[rest])
-        candidates = np.argsort(-total, kind="stable")[: _CANDIDATES * count]
-        picked, taken = _choose([state.take(candidates) for state in states], fixed[rest][candidates], count)
-        block = candidates[picked]
-        states = [state.keep(block) for state in states]
-        order.append(rest[block])
+        picked, taken = _choose(residuals, fixed[rest])
+        for residual in residuals:
+            residual.settle(picked)
+        order.append(rest[picked])
         gains.append(taken)
-        rest = np.delete(rest, block)
+        rest = np.delete(rest, picked)
     return np.concatenate(order), np.concatenate(gains)
 
 
@@ -91,74 +93,62 @@ def spread_losses(gains: Vector) -> Vector:
     return (slopes * (1 + _TILT * np.linspace(0, 1, len(slopes))))[::-1]
 
 
-@dataclass
 class _Residual:
-    """What is unexplained of channels that haven't been chosen.
+    """What is unexplained of channels that haven't been chosen: `R` and `N`, `[c, c]`, and what comes off them yet."""
 
-    Attributes:
-        R: `Sigma_x|K`, `[c, c]`.
-        N: `R M R`, `[c, c]`.
-        ridge: Of the regression.
-    """
+    def __init__(self, loss: JointLoss) -> None:
+        """Choose no channel yet."""
+        self._R = loss.moments
+        self._N = loss.moments @ loss.metric @ loss.moments
+        self._ridge = loss.ridge + np.finfo(np.float64).tiny
+        self._begin_block()
 
-    R: Matrix
-    N: Matrix
-    ridge: float
-
-    @classmethod
-    def start(cls, loss: JointLoss) -> _Residual:
-        """Return what it is before any channel is chosen."""
-        R = loss.moments
-        return cls(R, R @ loss.metric @ R, loss.ridge + np.finfo(np.float64).tiny)
+    def _begin_block(self) -> None:
+        self._diag_R, self._diag_N = np.diag(self._R).copy(), np.diag(self._N).copy()
+        self._count = 0
+        self._z, self._b = np.empty((2, _BLOCK, len(self._R)))
+        self._d = np.empty(_BLOCK)
 
     @property
     def gains(self) -> Vector:
         """What each channel would take off the loss, `[c]`."""
-        return np.maximum(np.diag(self.N), 0.0) / (np.maximum(np.diag(self.R), 0.0) + self.ridge)
+        gains: Vector = np.maximum(self._diag_N, 0.0) / (np.maximum(self._diag_R, 0.0) + self._ridge)
+        return gains
 
-    def take(self, index: NDArray[np.int64]) -> _Residual:
-        """Return that of some of the channels."""
-        return _Residual(self.R[np.ix_(index, index)], self.N[np.ix_(index, index)], self.ridge)
+    def keep(self, channel: int) -> None:
+        """Choose a channel."""
+        z, b, d = self._z[: self._count], self._b[: self._count], self._d[: self._count]
+        R = self._R[channel] - (d * z[:, channel]) @ z
+        N = self._N[channel] - b[:, channel] @ z - z[:, channel] @ b
+        new_d = max(R[channel], 0.0) + self._ridge
+        new_z = R / new_d
+        new_b = N - 0.5 * N[channel] * new_z
+        self._diag_R -= new_d * new_z * new_z
+        self._diag_N -= 2 * new_z * new_b
+        self._z[self._count], self._b[self._count], self._d[self._count] = new_z, new_b, new_d
+        self._count += 1
 
-    def keep(self, block: NDArray[np.int64]) -> _Residual:
-        """Return that of all others, once some channels have been chosen."""
-        rest = np.delete(np.arange(len(self.R)), block)
-        inner = self.R[np.ix_(block, block)] + self.ridge * np.eye(len(block))
-        crossed = self.R[np.ix_(block, rest)]
-        Z = np.linalg.solve(inner, crossed)
-        # N' = N - N_rb Z - Zᵀ N_br + Zᵀ N_bb Z, as N less a matrix and its transpose.
-        mixed = (self.N[np.ix_(rest, block)] - 0.5 * Z.T @ self.N[np.ix_(block, block)]) @ Z
-        R, N = self.R[np.ix_(rest, rest)], self.N[np.ix_(rest, rest)]
-        R -= crossed.T @ Z
-        N -= mixed
-        N -= mixed.T
-        return _Residual(R, N, self.ridge)
-
-    def fix(self, channel: int) -> None:
-        """Bring all up to date after one channel was chosen; what is left of itself stays in its place."""
-        r, n = self.R[:, channel].copy(), self.N[:, channel].copy()
-        z = r / (max(r[channel], 0.0) + self.ridge)
-        mixed = np.outer(n, z)
-        self.R -= np.outer(r, z)
-        self.N += n[channel] * np.outer(z, z) - mixed - mixed.T
+    def settle(self, chosen: NDArray[np.int64]) -> None:
+        """Bring the matrices up to date, and leave the channels out that were chosen."""
+        rest = np.delete(np.arange(len(self._R)), chosen)
+        z, b = self._z[: self._count, rest], self._b[: self._count, rest]
+        self._R = self._R[np.ix_(rest, rest)] - (self._d[: self._count, None] * z).T @ z
+        mixed = z.T @ b
+        self._N = self._N[np.ix_(rest, rest)] - mixed - mixed.T
+        self._begin_block()
 
 
-def _sum_gains(states: Sequence[_Residual], fixed: Vector) -> Vector:
-    """Return what each channel would take off all losses."""
-    return sum((state.gains for state in states), fixed)
-
-
-def _choose(states: Sequence[_Residual], fixed: Vector, count: int) -> tuple[NDArray[np.int64], Vector]:
-    """Return the best of some channels, `count` at most, one after the other, and what each takes off."""
+def _choose(residuals: Sequence[_Residual], fixed: Vector) -> tuple[NDArray[np.int64], Vector]:
+    """Return the best channels of those that are left, a block at most, and what each takes off in its turn."""
     picked, taken, open_ = list[int](), list[float](), np.zeros(len(fixed))
-    for _ in range(min(count, len(fixed))):
-        total = _sum_gains(states, fixed)
+    for _ in range(min(_BLOCK, len(fixed))):
+        total = sum((residual.gains for residual in residuals), fixed)
         best = int(np.argmax(total + open_))
         picked.append(best)
         taken.append(float(total[best]))
         open_[best] = -np.inf
-        for state in states:
-            state.fix(best)
+        for residual in residuals:
+            residual.keep(best)
     return np.array(picked, dtype=np.int64), np.array(taken)
 
 
