@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +15,11 @@ from onnx_basisprune.network import Network
 from onnx_basisprune.planning.refit import RefitLayer
 from onnx_basisprune.planning.types import Operation, Program
 
-# Wider layers aren't re-fitted: their moments would take over 128 MiB, and more images than there are.
-_WIDEST = 4096
+# Wider layers aren't re-fitted: their moments would take over 128 MiB, and more images than there are. Weights of more
+# inputs are fitted from their output side: eigenvectors take the cube of the width, here some seconds.
+_WIDEST, _MOST_INPUTS = 4096, 2304
+# So many rows must tell each input's share.
+_ROWS_PER_INPUT = 2
 
 
 def list_refit_layers(
@@ -24,6 +27,7 @@ def list_refit_layers(
     student: Program,
     pairs: Mapping[str, PairNames],
     removed: Collection[int],
+    images: Mapping[str, int],
     locked: Collection[str] = (),
     exclude: Collection[str] = (),
 ) -> tuple[RefitLayer, ...]:
@@ -36,10 +40,11 @@ def list_refit_layers(
         student: What is left of it.
         pairs: Initializers of its pairs by the Conv that they replace.
         removed: Classes of the original's channels that are gone.
+        images: On how many images each of the original's nodes can be fitted.
         locked: Initializers that mustn't change.
         exclude: Nodes that stay as they are.
     """
-    finder = _LayerFinder(network, student, pairs, removed, locked)
+    finder = _LayerFinder(network, student, pairs, removed, images, locked)
     changed = list_changed(network.program, student)
     return tuple(
         layer
@@ -72,9 +77,10 @@ class _LayerFinder:
         student: Program,
         pairs: Mapping[str, PairNames],
         removed: Collection[int],
+        images: Mapping[str, int],
         locked: Collection[str],
     ) -> None:
-        self._network, self._student = network, student
+        self._network, self._student, self._images = network, student, images
         self._pairs = {names.scaling: name for name, names in pairs.items()}
         self._basis = {names.basis for names in pairs.values()}
         self._removed = np.fromiter(removed, dtype=np.int64)
@@ -99,22 +105,35 @@ class _LayerFinder:
     def find(self, position: int, operation: Operation) -> Iterator[RefitLayer]:
         """Yield the layer that a node is, if it can be re-fitted."""
         weight = operation.inputs[1] if len(operation.inputs) > 1 else ""
+        if weight not in self._free:
+            return
+        if weight not in self._basis:
+            layer = self._describe(operation, weight)
+            if layer is not None:
+                yield self._follow_sum(position, operation.outputs[0], layer)
+            return
+        (scaling,) = self._readers[operation.outputs[0]]
+        layer = self._describe(scaling, scaling.inputs[1]) if scaling.inputs[1] in self._free else None
+        if layer is not None and self._can_tell_inputs(operation, layer):
+            layer = self._fit_weight(operation, replace(layer, weight=weight, through=scaling.inputs[1]))
+            yield self._follow_sum(position, scaling.outputs[0], layer)
+
+    def _describe(self, operation: Operation, weight: str) -> RefitLayer | None:
+        """Return how a node is re-fitted that stands in the original, too, or is the scaling conv of a pair."""
         owner = self._network.operations.get(self._pairs.get(weight, operation.name))
         axis = find_output_axis(operation)
-        if operation.domain or owner is None or axis is None or weight not in self._free or weight in self._basis:
-            return
+        if operation.domain or owner is None or axis is None:
+            return None
         shape = self._student.initializers[weight].shape
         kept = self._find_kept(owner, axis)
         place = self._find_bias(operation, shape[axis]) if axis < len(shape) else None
         if place is None or len(kept) != shape[axis] or place[2] not in self._shapes or shape[axis] > _WIDEST:
-            return
+            return None
         bias, factor, output = place
-        is_pair = weight in self._pairs
-        grouped = int(operation.attributes.get("group", 1)) > 1
         layer = RefitLayer(
             name=owner.name,
-            form="scaling" if is_pair else "factors" if grouped else "output",
-            source=operation.inputs[0] if is_pair else output,
+            form="factors" if int(operation.attributes.get("group", 1)) > 1 else "output",
+            source=output,
             target=output,
             skip="",
             kept=kept,
@@ -124,7 +143,24 @@ class _LayerFinder:
             bias=bias,
             bias_factor=factor,
         )
-        yield self._follow_sum(position, output, layer)
+        can_fit = has_plain_weight(operation, shape) and (
+            weight in self._pairs or self._can_tell_inputs(operation, layer)
+        )
+        return self._fit_weight(operation, layer) if can_fit else layer
+
+    def _fit_weight(self, operation: Operation, layer: RefitLayer) -> RefitLayer:
+        """Return the same layer with its weight fitted to its inputs."""
+        kernel = self._student.initializers[layer.weight].shape[2:]
+        window = (kernel, operation.attributes) if operation.op_type == "Conv" else None
+        return replace(layer, form="weight", source=operation.inputs[0], window=window)
+
+    def _can_tell_inputs(self, operation: Operation, layer: RefitLayer) -> bool:
+        """Return whether the images show enough to fit each of a node's inputs."""
+        weight = self._student.initializers[operation.inputs[1]]
+        inputs, shape = weight[0].size if operation.op_type == "Conv" else len(weight), self._shapes[layer.target]
+        positions = int(np.prod(shape)) // shape[layer.axis] // self._network.input_shape[0]
+        rows = self._images.get(layer.name, 0) * positions
+        return inputs <= _MOST_INPUTS and rows >= _ROWS_PER_INPUT * inputs
 
     def _find_kept(self, owner: Operation, axis: int) -> NDArray[np.int64]:
         """Return which output channels of an original's node stay."""
@@ -184,6 +220,21 @@ class _LayerFinder:
             waiting.extend(set(operation.inputs) - seen)
             seen.update(operation.inputs)
         return False
+
+
+def has_plain_weight(operation: Operation, shape: Sequence[int]) -> bool:
+    """Return whether a node multiplies rows of its inputs by its weight and by nothing else.
+
+    Args:
+        operation: A node that is re-fitted.
+        shape: Its weight's.
+    """
+    attributes = operation.attributes
+    if operation.op_type == "Conv":
+        return int(attributes.get("group", 1)) == 1
+    if operation.op_type == "Gemm":
+        return not attributes.get("transA", 0) and float(attributes.get("alpha", 1.0)) == 1.0
+    return operation.op_type == "MatMul" and len(shape) == 2
 
 
 def find_output_axis(operation: Operation) -> int | None:

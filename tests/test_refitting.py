@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx.parser
@@ -24,6 +25,7 @@ from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import replace_initializers
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import open_data, open_subject
+from onnx_basisprune.planning.refit import RefitLayer
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.progress import Silence
 from onnx_basisprune.refit_layers import list_changed, list_refit_layers
@@ -79,6 +81,11 @@ def make_network(name: str) -> Network:
     return read_network(normalize_model(model), (1, 4, 6, 6), ())
 
 
+def list_layers(network: Network, model: ModelProto, **options: Any) -> tuple[RefitLayer, ...]:
+    images = choose_image_counts(network, len(IMAGES))
+    return list_refit_layers(network, extract_program(model), {}, (), images, **options)
+
+
 def refit(network: Network, model: ModelProto, exclude: tuple[str, ...] = ()) -> ModelProto:
     calibration = Calibration(find_head(network.program), list, len(IMAGES), 0)
     config = CompressionConfig(batch_size=16, exclude=exclude)
@@ -109,7 +116,7 @@ def spoil(network: Network, name: str) -> ModelProto:
 def test_each_kind_of_layer_is_recovered(name: str) -> None:
     network = make_network(name)
     student = spoil(network, name)
-    layers = list_refit_layers(network, extract_program(student), {}, ())
+    layers = list_layers(network, student)
     assert [(layer.name, layer.bias) for layer in layers] == [("use", "b" if LAYERS[name][3] else ""), ("head", "bz")]
     assert layers[0].skip == ("y" if name == "sum" else "")
     expected = run(network.model)
@@ -132,9 +139,8 @@ def test_excluded_nodes_stay() -> None:
 
 def test_locked_and_shared_weights_stay() -> None:
     network = make_network("Conv")
-    program = extract_program(spoil(network, "Conv"))
     for locked in ("w", "b"):
-        assert [layer.name for layer in list_refit_layers(network, program, {}, (), {locked})] == ["head"]
+        assert [layer.name for layer in list_layers(network, spoil(network, "Conv"), locked={locked})] == ["head"]
 
 
 def test_an_unchanged_model_stays(assess: Assess) -> None:
@@ -146,7 +152,7 @@ def test_an_unchanged_model_stays(assess: Assess) -> None:
 def test_only_what_comes_behind_a_change_is_fitted() -> None:
     network = make_network("sum")
     last = replace_initializers(network.model, {"wz": np.ones((5, 4))})
-    assert [item.name for item in list_refit_layers(network, extract_program(last), {}, ())] == ["head"]
+    assert [item.name for item in list_layers(network, last)] == ["head"]
 
 
 def test_forms_of_a_cut_network(assess: Assess) -> None:
@@ -156,14 +162,20 @@ def test_forms_of_a_cut_network(assess: Assess) -> None:
     plan = Plan({"second": np.arange(3)}, {group.name: group.channels[1:]})
     model, pairs = cut_network(network, assessment, plan)
     student = extract_program(model)
-    layers = list_refit_layers(network, student, pairs, list_removed(network, plan).tolist())
+    images = choose_image_counts(network, 32)
+    layers = list_refit_layers(network, student, pairs, list_removed(network, plan).tolist(), images)
     forms = {layer.name: layer.form for layer in layers}
-    assert forms["second"] == "scaling"
+    names = pairs["second"]
+    assert [(layer.weight, layer.through) for layer in layers if layer.name == "second"] == [
+        (names.basis, names.scaling),
+        (names.scaling, ""),
+    ]
+    assert forms["second"] == "weight"
     assert forms["deep"] == "factors"
-    assert set(forms.values()) == {"scaling", "factors", "output"}
+    assert set(forms.values()) == {"weight", "factors"}
     assert {"idle", "fc"} <= set(forms)
     for layer in layers:
-        assert student.initializers[layer.weight].shape[layer.weight_axis] == len(layer.kept)
+        assert student.initializers[layer.through or layer.weight].shape[layer.weight_axis] == len(layer.kept)
     assert {layer.name: layer.kept.tolist() for layer in layers}[group.name] == [1, 2, 3, 4, 5]
 
 
@@ -177,12 +189,38 @@ def test_live_elements_by_hand() -> None:
 
 def test_more_images_where_maps_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_network("sum")
-    layers = list_refit_layers(network, extract_program(spoil(network, "sum")), {}, ())
-    assert choose_image_counts(network, layers) == (512, 512)
+
+    def choose(available: int) -> tuple[int, int]:
+        counts = choose_image_counts(network, available)
+        (conv,) = [item.name for item in network.program.operations if item.op_type == "Conv"]
+        return counts[conv], counts["head"]
+
+    assert choose(5000) == (1024, 1024)
+    assert choose(700) == (700, 700)
     monkeypatch.setattr(refitting, "_MOST_BYTES", 8 * 100 * 432)
-    assert choose_image_counts(network, layers) == (100, 512)
+    assert choose(5000) == (100, 1024)
     monkeypatch.setattr(refitting, "_MOST_BYTES", 0)
-    assert choose_image_counts(network, layers) == (64, 64)
+    assert choose(5000) == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "form"),
+    [
+        ("Conv", 80, "weight"),
+        ("Conv", 2, "weight"),
+        # 36 inputs: 36 rows of a single image are too few.
+        ("Conv", 1, "output"),
+        ("tokens", 80, "weight"),
+        ("ConvTranspose", 80, "output"),
+        # alpha is 0.5
+        ("Gemm", 80, "output"),
+    ],
+)
+def test_weights_are_fitted_where_rows_tell_all_inputs(name: str, images: int, form: str) -> None:
+    network = make_network(name)
+    counts = dict.fromkeys(choose_image_counts(network, 1), images)
+    layers = list_refit_layers(network, extract_program(spoil(network, name)), {}, (), counts)
+    assert layers[0].form == form
 
 
 # -- real models ------------------------------------------------------------------------------------------------------
@@ -227,7 +265,7 @@ def test_only_weights_change(assess: Assess, calibrate: Callable[..., Calibratio
     assert list(fitted.graph.node) == list(model.graph.node)
     before, after = (extract_program(item).initializers for item in (model, fitted))
     assert {key: before[key].shape for key in before} == {key: after[key].shape for key in after}
-    layers = list_refit_layers(network, extract_program(model), pairs, gone)
+    layers = list_refit_layers(network, extract_program(model), pairs, gone, choose_image_counts(network, len(x)))
     assert len(layers) >= len(pairs) > 0
     fitted_names = {key for layer in layers for key in (layer.weight, layer.bias)}
     for key in set(before) - fitted_names:

@@ -4,9 +4,10 @@ What a cut layer gets as input is itself wrong in a deep cut, and errors add up 
 run side by side, once, from node to node over all images: each layer is fitted on inputs that come from layers that
 have been fitted already. Fitting all layers on one run makes things worse, not better.
 
-No label and no gradient is needed. A pair keeps its basis filters; its scaling conv and bias change. A Conv that is
-whole is multiplied by a matrix from its output side. So these are least-squares fits of weights other than the scaling
-factors: the published claim, that no individual weight is tuned, holds of `recovery` with `scale`, not of this step.
+No label and no gradient is needed. Of a pair the basis filters are fitted, so that what the scaling conv makes of them
+comes nearest to the original's output, and then the scaling conv. So these are least-squares fits of weights other than
+the scaling factors: the published claim, that no individual weight is tuned, holds of `recovery` with `scale`, not of
+this step.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.gradient_pass import to_channels_last
 from onnx_basisprune.calibration.loss import flatten_logits
 from onnx_basisprune.calibration.recovery import distillation_loss
+from onnx_basisprune.calibration.refit_rows import collect_moments
 from onnx_basisprune.calibration.stepper import Stepper
 from onnx_basisprune.planning.refit import MapMoments, RefitLayer, refit_map
 from onnx_basisprune.planning.types import Head, Program
@@ -34,9 +36,8 @@ LoadImages = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 _HELD_OUT_FRACTION = 0.1
 _MOST_HELD_OUT = 256
-# At least one chunk is fitted and one held back; of more, every fourth is held back.
+# At least one chunk is fitted and one held back.
 _FEWEST_CHUNKS = 2
-_HELD_BACK_EVERY = 4
 # How many of the layers, counted from the input, keep what was fitted: where images are few, wide layers near the
 # output come nearer to the original at each position, and lead its classifier astray.
 _SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -148,8 +149,8 @@ def fit_layers(
         for stepper in (original, compressed):
             stepper.extend(chunks[used : counts[index]])
         used = max(used, counts[index])
-        parts = _collect_parts(layer, original, compressed)
-        compressed.arrays.update(_fit_layer(layer, student.initializers, parts))
+        parts = collect_moments(layer, original, compressed)
+        compressed.arrays.update(_fit_layer(layer, {**student.initializers, **compressed.arrays}, parts))
         if progress is not None:
             progress(1.0 / len(layers))
     return compressed.arrays
@@ -172,62 +173,28 @@ class _Fetcher:
         ]
 
 
-class _PairSums:
-    """Sums of the products of two kinds of rows, in float64, from float32 products on shifted rows.
-
-    Attributes:
-        moments: The sums of all rows so far, unshifted; set by the first rows.
-    """
-
-    moments: MapMoments
-
-    def __init__(self, *, diagonal: bool) -> None:
-        self._diagonal = diagonal
-        self._shifts: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def add(self, z: torch.Tensor, y: torch.Tensor) -> None:
-        """Add rows `z [m, q]` and `y [m, C]`."""
-        shifts = self._shifts or (z.mean(dim=0), y.mean(dim=0))
-        z, y = z - shifts[0], y - shifts[1]
-        products = ((z * z).sum(0), (y * z).sum(0)) if self._diagonal else (z.T @ z, y.T @ z)
-        total_z, total_y, zz, yz = (item.double().numpy() for item in (z.sum(0), y.sum(0), *products))
-        added = MapMoments(total_z, total_y, zz, yz, len(z)).shift(*(shift.double().numpy() for shift in shifts))
-        self.moments = added if self._shifts is None else self.moments + added
-        self._shifts = shifts
-
-
-def _collect_parts(layer: RefitLayer, original: Stepper, compressed: Stepper) -> tuple[MapMoments, MapMoments]:
-    """Return the moments of a layer's map: of the chunks that are fitted, and of those that are held back."""
-    fitted, held_back = (_PairSums(diagonal=layer.form == "factors") for _ in range(2))
-    names = [name for name in (layer.source, layer.skip) if name]
-    ours = compressed.peek(max(map(compressed.find_producer, names)) + 1, names)
-    kept = torch.from_numpy(layer.kept)
-    for index, (mine, theirs) in enumerate(zip(ours, original.peek(0, [layer.target]), strict=True)):
-        y = theirs[layer.target].index_select(layer.axis, kept)
-        if layer.skip:
-            y = y - mine[layer.skip]
-        sums = held_back if index % _HELD_BACK_EVERY == 1 else fitted
-        sums.add(_to_rows(mine[layer.source], layer.axis), _to_rows(y, layer.axis))
-    return fitted.moments, held_back.moments
-
-
-def _to_rows(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """Return one row per image and position, with the channels along it."""
-    return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])
-
-
 def _fit_layer(
     layer: RefitLayer, initializers: Mapping[str, NDArray[Any]], parts: tuple[MapMoments, MapMoments]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return a layer's new weight, and bias where it has one."""
+    """Return a layer's new weight, and bias where it has one, from what is fitted on and what is held back."""
     weight = initializers[layer.weight]
     W = np.moveaxis(weight.astype(np.float64), layer.weight_axis, 0)
     flat = W.reshape(len(W), -1)
     has_bias = bool(layer.bias)
-    if has_bias and layer.form != "scaling":
-        constant = layer.bias_factor * initializers[layer.bias].astype(np.float64).reshape(-1)
-        parts = parts[0].shift(-constant, np.zeros(len(W))), parts[1].shift(-constant, np.zeros(len(W)))
-    if layer.form == "scaling":
+    constant = layer.bias_factor * initializers[layer.bias].astype(np.float64).reshape(-1) if has_bias else np.zeros(1)
+    P: NDArray[np.float64] | None = None
+    if layer.through:
+        A = initializers[layer.through].astype(np.float64)
+        P = np.linalg.pinv(A.reshape(len(A), -1)).astype(np.float64)
+
+    def adjust(part: MapMoments) -> MapMoments:
+        """Return the moments of what the weight alone is applied to, and of what it should give."""
+        if P is not None:
+            return part.shift(np.zeros(1), -constant).project(P)
+        return part if layer.form == "weight" else part.shift(-constant, np.zeros(1))
+
+    parts = (adjust(parts[0]), adjust(parts[1]))
+    if layer.form == "weight":
         fitted, b = refit_map(*parts, flat, has_bias=has_bias)
     elif layer.form == "factors":
         factors, b = refit_map(*parts, np.ones(len(W)), has_bias=has_bias)
@@ -236,14 +203,17 @@ def _fit_layer(
         M, b = refit_map(*parts, np.eye(len(W)), has_bias=has_bias)
         fitted = M @ flat
     arrays = {layer.weight: np.moveaxis(fitted.reshape(W.shape), 0, layer.weight_axis).astype(np.float32)}
-    if has_bias:
+    # A basis filter's constant is what the scaling conv's bias takes over, which is fitted next.
+    if has_bias and not layer.through:
         arrays[layer.bias] = (b / layer.bias_factor).reshape(initializers[layer.bias].shape).astype(np.float32)
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _take_first(arrays: Arrays, layers: Sequence[RefitLayer], share: float) -> Arrays:
     """Return the new initializers of a share of the layers, counted from the input."""
-    names = {name for layer in layers[: ceil(share * len(layers))] for name in (layer.weight, layer.bias)}
+    order = list(dict.fromkeys(layer.name for layer in layers))
+    taken = set(order[: ceil(share * len(order))])
+    names = {name for layer in layers if layer.name in taken for name in (layer.weight, layer.bias)}
     return {name: array for name, array in arrays.items() if name in names}
 
 

@@ -44,6 +44,10 @@ class Stepper:
             name: index for index, operation in enumerate(program.operations) for name in operation.inputs if name
         }
 
+    def count_chunks(self) -> int:
+        """Return how many chunks of images stand here."""
+        return len(self._values)
+
     def find_producer(self, name: str) -> int:
         """Return the position of the node that computes a tensor, -1 for a graph input."""
         return self._produced_at.get(name, -1)

@@ -1,24 +1,30 @@
-"""Re-fit a layer's output-side map to what the original computes, on what the compressed network really feeds it.
+"""Re-fit a layer to what the original computes, on what the compressed network really feeds it.
 
     z    what the map is applied to, in the compressed network     [q]
     y    what the original has there, of the channels that stay    [C]
-    A    the map so far (a pair's scaling weight; the identity after a Conv that is whole)
+    A    the map so far
 
     minimise  E|y - A' z - b'|² + lambda |A' - A|²
     A' = A + (S_yz - A S_zz) (S_zz + lambda I)⁻¹        b' = E[y] - A' E[z]
 
 with the covariances `S_zz`, `S_yz`, or second moments where there is no bias (`b' = 0`). Rows of `A'` don't depend on
 each other, so no weighting of channels (METHOD's `Gamma`) would change the fit. It is the asymmetric reconstruction of
-Zhang et al. (arXiv 1505.06798, section 3.2) for a basis that is given, and a bias alone (`lambda = inf`) the correction
-of Nagel et al. (arXiv 1906.04721). Of several `lambda` that one is taken whose fit errs least on images held back. A
-depthwise or grouped Conv gets one factor per channel: all matrices are diagonals then.
+Zhang et al. (arXiv 1505.06798, section 3.2), and a bias alone (`lambda = inf`) the correction of Nagel et al. (arXiv
+1906.04721). Of several `lambda` that one is taken whose fit errs least on images held back.
+
+What a map is depends on how many unknowns the images can tell:
+
+- a layer's weight itself, applied to its inputs at all taps of its window (He et al., arXiv 1707.06168, section 3.1);
+- of a pair's basis filters, `y` is what the scaling conv `S` would have to be given: `S⁺ (y - b)`;
+- where there are too many inputs, `A` multiplies the weight from its output side, and is the identity so far;
+- a depthwise or grouped Conv gets one factor per channel: all matrices are diagonals then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +42,10 @@ class RefitLayer:
 
     Attributes:
         name: Its node's name.
-        form: `scaling` where `A` is the weight of a pair's scaling conv, `output` where `A` multiplies the whole weight
-            from the left, `factors` for one factor per output channel.
-        source: Tensor of the compressed graph that `A` is applied to; but for `scaling`, the layer's own output, bias
-            included.
+        form: `weight` where `A` is the layer's weight, `output` where `A` multiplies it from the left, `factors` for
+            one factor per output channel.
+        source: Tensor of the compressed graph that `A` is applied to: the layer's input for `weight`, else its own
+            output, bias included.
         target: Tensor of the original graph that holds `y`, or `y` plus what `skip` stands for.
         skip: Tensor of the compressed graph that is added to the layer's output, and that no layer behind this one
             changes; `""` for none. What is wrong in it, the layer makes up for.
@@ -49,10 +55,14 @@ class RefitLayer:
         weight_axis: Its axis of output channels.
         bias: The initializer that holds its bias, `""` for none.
         bias_factor: What the bias is multiplied by (beta of a Gemm).
+        window: For the `weight` of a Conv the sizes of its kernel, and its attributes by ONNX name; `None` where a row
+            of the input is all that a row of the output depends on.
+        through: The weight of the scaling conv behind a pair's basis filters, whose bias is `bias` then; `""` for all
+            other layers.
     """
 
     name: str
-    form: Literal["scaling", "output", "factors"]
+    form: Literal["weight", "output", "factors"]
     source: str
     target: str
     skip: str
@@ -62,6 +72,8 @@ class RefitLayer:
     weight_axis: int
     bias: str
     bias_factor: float = 1.0
+    window: tuple[tuple[int, ...], Mapping[str, Any]] | None = None
+    through: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,9 +116,10 @@ class MapMoments:
         """Return the moments of `z + shift` and `y + shift`.
 
         Args:
-            z: `[q]`.
-            y: `[C]`.
+            z: `[q]`, or `[1]` for all.
+            y: `[C]`, or `[1]` for all.
         """
+        z, y = np.broadcast_to(z, self.z.shape), np.broadcast_to(y, self.y.shape)
         n, product = self.positions, np.multiply if self.zz.ndim == 1 else np.outer
         return MapMoments(
             self.z + n * z,
@@ -115,6 +128,10 @@ class MapMoments:
             self.yz + product(self.y, z) + product(y, self.z) + n * product(y, z),
             n,
         )
+
+    def project(self, P: Matrix) -> MapMoments:
+        """Return the moments of `z` and `P y`, for `P [r, C]`."""
+        return MapMoments(self.z, P @ self.y, self.zz, P @ self.yz, self.positions)
 
 
 def refit_map(fitted: MapMoments, held_back: MapMoments, A: Matrix, *, has_bias: bool) -> tuple[Matrix, Matrix]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import onnx_basisprune.calibration.refit as refit
+import onnx_basisprune.calibration.refit_rows as refit_rows
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.refit import RefitResult, RefitSettings, fit_layers, refit_program
 from onnx_basisprune.planning.refit import RefitLayer
@@ -63,7 +64,7 @@ TEACHER = Program(
 )
 ALL = np.arange(8)
 LAYERS = {
-    "p": RefitLayer("p", "scaling", "p.in", "p", "", ALL, 1, "p.scaling", 0, "p.bias"),
+    "p": RefitLayer("p", "weight", "p.in", "p", "", ALL, 1, "p.scaling", 0, "p.bias", 1.0, ((1, 1), {})),
     "d": RefitLayer("d", "factors", "d", "d", "", ALL, 1, "d.w", 0, "d.b"),
     "c": RefitLayer("c", "output", "c", "s", "d", ALL, 1, "c.w", 0, "c.b"),
     "f": RefitLayer("f", "output", "z", "z", "", np.arange(5), 1, "f.w", 1, "f.b", 0.5),
@@ -106,6 +107,38 @@ def test_a_linear_loss_is_recovered(name: str) -> None:
     assert measure_miss(student, {}) > 0.1
     # The ridge of 1e-4.
     assert measure_miss(student, arrays, layer.target) < 3e-3
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_basis_filters_are_recovered_through_their_scaling_conv(*, bias: bool) -> None:
+    """Any filters come back, whatever the constant that is missing: the scaling conv's bias is fitted next."""
+    layer = replace(LAYERS["p"], source="x", weight="p.basis", window=((3, 3), {"pads": [1, 1, 1, 1]}))
+    layer = replace(layer, through="p.scaling")
+    student = change(p_basis=draw(20, 6, 3, 3, 3), **({"p_bias": draw(12, 8)} if bias else {}))
+    arrays = fit_layers(TEACHER, student, [layer, LAYERS["p"]], CHUNKS, [4, 4])
+    assert set(arrays) == {"p.basis", "p.scaling", "p.bias"}
+    assert measure_miss(student, {}, "p") > 0.1
+    # 27 inputs at the ridge of 1e-4.
+    assert measure_miss(student, arrays, "p") < 3e-3
+
+
+def test_any_weight_of_a_whole_conv_is_recovered() -> None:
+    layer = replace(LAYERS["c"], form="weight", source="a", window=((3, 3), {"pads": [1, 1, 1, 1]}))
+    student = change(c_w=draw(21, 8, 8, 3, 3), c_b=draw(14, 8))
+    assert measure_miss(student, fit_layers(TEACHER, student, [layer], CHUNKS, [4])) < 5e-3
+    assert measure_miss(student, fit_layers(TEACHER, student, [LAYERS["c"]], CHUNKS, [4])) > 0.1
+
+
+def test_some_positions_tell_the_same_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = replace(LAYERS["c"], form="weight", source="a", window=((3, 3), {"pads": [1, 1, 1, 1]}))
+    student = change(c_w=draw(21, 8, 8, 3, 3), c_b=draw(14, 8))
+    every = fit_layers(TEACHER, student, [layer], CHUNKS, [4])
+    # 60 images of 36 positions: 20 positions of each.
+    monkeypatch.setattr(refit_rows, "_MOST_PRODUCTS", 1)
+    monkeypatch.setattr(refit_rows, "_FEWEST_ROWS", 60 * 20 / 72)
+    some = fit_layers(TEACHER, student, [layer], CHUNKS, [4])
+    assert not np.array_equal(some["c.w"], every["c.w"])
+    assert measure_miss(student, some) < 1e-2
 
 
 def test_layers_are_fitted_on_what_fitted_layers_give_them() -> None:
