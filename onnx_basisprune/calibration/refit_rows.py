@@ -14,7 +14,7 @@ from onnx_basisprune.calibration.torch_ops_conv import pad_spatial, resolve_pads
 from onnx_basisprune.planning.refit import MapMoments, RefitLayer
 
 # Of the chunks, every fourth is held back: at least one is fitted and one held back.
-HELD_BACK_EVERY = 4
+_HELD_BACK_EVERY = 4
 # Multiply-adds for one matrix of moments, and elements of one chunk's rows, at most; but this many rows for each input.
 # Beyond that some positions of a map stand for all: neighbours tell nearly the same.
 _MOST_PRODUCTS, _MOST_ELEMENTS, _FEWEST_ROWS = 5e10, 1 << 26, 16
@@ -30,7 +30,7 @@ def collect_moments(layer: RefitLayer, original: Stepper, compressed: Stepper) -
     """
     fitted, held_back = (_PairSums(diagonal=layer.form == "factors") for _ in range(2))
     for index, (z, y) in enumerate(_list_rows(layer, original, compressed)):
-        sums = held_back if index % HELD_BACK_EVERY == 1 else fitted
+        sums = held_back if index % _HELD_BACK_EVERY == 1 else fitted
         sums.add(z, y)
     return fitted.moments, held_back.moments
 
