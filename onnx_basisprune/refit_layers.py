@@ -132,7 +132,7 @@ class _LayerFinder:
         bias, factor, output = place
         layer = RefitLayer(
             name=owner.name,
-            form="factors" if int(operation.attributes.get("group", 1)) > 1 else "output",
+            form="output",
             source=output,
             target=output,
             skip="",
@@ -142,6 +142,7 @@ class _LayerFinder:
             weight_axis=axis,
             bias=bias,
             bias_factor=factor,
+            groups=shape[axis] if int(operation.attributes.get("group", 1)) > 1 else 1,
         )
         can_fit = has_plain_weight(operation, shape) and (
             weight in self._pairs or self._can_tell_inputs(operation, layer)
@@ -152,7 +153,8 @@ class _LayerFinder:
         """Return the same layer with its weight fitted to its inputs."""
         kernel = self._student.initializers[layer.weight].shape[2:]
         window = (kernel, operation.attributes) if operation.op_type == "Conv" else None
-        return replace(layer, form="weight", source=operation.inputs[0], window=window)
+        groups = int(operation.attributes.get("group", 1))
+        return replace(layer, form="weight", source=operation.inputs[0], window=window, groups=groups)
 
     def _can_tell_inputs(self, operation: Operation, layer: RefitLayer) -> bool:
         """Return whether the images show enough to fit each of a node's inputs."""
@@ -230,11 +232,9 @@ def has_plain_weight(operation: Operation, shape: Sequence[int]) -> bool:
         shape: Its weight's.
     """
     attributes = operation.attributes
-    if operation.op_type == "Conv":
-        return int(attributes.get("group", 1)) == 1
     if operation.op_type == "Gemm":
         return not attributes.get("transA", 0) and float(attributes.get("alpha", 1.0)) == 1.0
-    return operation.op_type == "MatMul" and len(shape) == 2
+    return operation.op_type == "Conv" or (operation.op_type == "MatMul" and len(shape) == 2)
 
 
 def find_output_axis(operation: Operation) -> int | None:

@@ -155,8 +155,8 @@ def test_only_what_comes_behind_a_change_is_fitted() -> None:
     assert [item.name for item in list_layers(network, last)] == ["head"]
 
 
-def test_forms_of_a_cut_network(assess: Assess) -> None:
-    """Pairs by their scaling conv, depthwise Convs by factors; a branch that the loss never sees as well."""
+def test_layers_of_a_cut_network(assess: Assess) -> None:
+    """A pair's basis filters and then its scaling conv; a branch that the loss never sees as well."""
     network, assessment = assess("branching", "double", count=32)
     group = next(item for item in network.channels.groups if not item.blocked_by)
     plan = Plan({"second": np.arange(3)}, {group.name: group.channels[1:]})
@@ -164,16 +164,16 @@ def test_forms_of_a_cut_network(assess: Assess) -> None:
     student = extract_program(model)
     images = choose_image_counts(network, 32)
     layers = list_refit_layers(network, student, pairs, list_removed(network, plan).tolist(), images)
-    forms = {layer.name: layer.form for layer in layers}
+    assert {layer.form for layer in layers} == {"weight"}
     names = pairs["second"]
     assert [(layer.weight, layer.through) for layer in layers if layer.name == "second"] == [
         (names.basis, names.scaling),
         (names.scaling, ""),
     ]
-    assert forms["second"] == "weight"
-    assert forms["deep"] == "factors"
-    assert set(forms.values()) == {"weight", "factors"}
-    assert {"idle", "fc"} <= set(forms)
+    groups = {layer.name: layer.groups for layer in layers}
+    deep = network.operations["deep"]
+    assert groups["deep"] == student.initializers[deep.inputs[1]].shape[0] > 1
+    assert {"idle", "fc"} <= set(groups)
     for layer in layers:
         assert student.initializers[layer.through or layer.weight].shape[layer.weight_axis] == len(layer.kept)
     assert {layer.name: layer.kept.tolist() for layer in layers}[group.name] == [1, 2, 3, 4, 5]
@@ -204,23 +204,28 @@ def test_more_images_where_maps_are_small(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "images", "form"),
+    ("name", "images", "form", "groups"),
     [
-        ("Conv", 80, "weight"),
-        ("Conv", 2, "weight"),
+        ("Conv", 80, "weight", 1),
+        ("Conv", 2, "weight", 1),
         # 36 inputs: 36 rows of a single image are too few.
-        ("Conv", 1, "output"),
-        ("tokens", 80, "weight"),
-        ("ConvTranspose", 80, "output"),
+        ("Conv", 1, "output", 1),
+        ("depthwise", 1, "output", 4),
+        ("depthwise", 2, "weight", 4),
+        # 18 inputs each, and 16 positions.
+        ("grouped", 2, "output", 6),
+        ("grouped", 3, "weight", 2),
+        ("tokens", 80, "weight", 1),
+        ("ConvTranspose", 80, "output", 1),
         # alpha is 0.5
-        ("Gemm", 80, "output"),
+        ("Gemm", 80, "output", 1),
     ],
 )
-def test_weights_are_fitted_where_rows_tell_all_inputs(name: str, images: int, form: str) -> None:
+def test_weights_are_fitted_where_rows_tell_all_inputs(name: str, images: int, form: str, groups: int) -> None:
     network = make_network(name)
     counts = dict.fromkeys(choose_image_counts(network, 1), images)
     layers = list_refit_layers(network, extract_program(spoil(network, name)), {}, (), counts)
-    assert layers[0].form == form
+    assert (layers[0].form, layers[0].groups) == (form, groups)
 
 
 # -- real models ------------------------------------------------------------------------------------------------------

@@ -181,7 +181,8 @@ def _fit_layer(
     W = np.moveaxis(weight.astype(np.float64), layer.weight_axis, 0)
     flat = W.reshape(len(W), -1)
     has_bias = bool(layer.bias)
-    constant = layer.bias_factor * initializers[layer.bias].astype(np.float64).reshape(-1) if has_bias else np.zeros(1)
+    constant = layer.bias_factor * initializers[layer.bias].astype(np.float64) if has_bias else np.zeros(1)
+    constant = constant.reshape(-1 if constant.size == 1 else (layer.groups, -1))
     P: NDArray[np.float64] | None = None
     if layer.through:
         A = initializers[layer.through].astype(np.float64)
@@ -194,14 +195,13 @@ def _fit_layer(
         return part if layer.form == "weight" else part.shift(-constant, np.zeros(1))
 
     parts = (adjust(parts[0]), adjust(parts[1]))
+    maps = flat.reshape(layer.groups, len(W) // layer.groups, -1)
     if layer.form == "weight":
-        fitted, b = refit_map(*parts, flat, has_bias=has_bias)
-    elif layer.form == "factors":
-        factors, b = refit_map(*parts, np.ones(len(W)), has_bias=has_bias)
-        fitted = factors[:, None] * flat
+        fitted, b = refit_map(*parts, maps, has_bias=has_bias)
     else:
-        M, b = refit_map(*parts, np.eye(len(W)), has_bias=has_bias)
-        fitted = M @ flat
+        identity = np.broadcast_to(np.eye(maps.shape[1]), (layer.groups, *[maps.shape[1]] * 2))
+        M, b = refit_map(*parts, identity, has_bias=has_bias)
+        fitted = M @ maps
     arrays = {layer.weight: np.moveaxis(fitted.reshape(W.shape), 0, layer.weight_axis).astype(np.float32)}
     # A basis filter's constant is what the scaling conv's bias takes over, which is fitted next.
     if has_bias and not layer.through:

@@ -15,7 +15,7 @@ from onnx_basisprune.planning.refit import MapMoments, RefitLayer
 
 # Of the chunks, every fourth is held back: at least one is fitted and one held back.
 _HELD_BACK_EVERY = 4
-# Multiply-adds for one matrix of moments, and elements of one chunk's rows, at most; but this many rows for each input.
+# Multiply-adds for one layer's moments, and elements of one chunk's rows, at most; but this many rows for each input.
 # Beyond that some positions of a map stand for all: neighbours tell nearly the same.
 _MOST_PRODUCTS, _MOST_ELEMENTS, _FEWEST_ROWS = 5e10, 1 << 26, 16
 
@@ -28,7 +28,7 @@ def collect_moments(layer: RefitLayer, original: Stepper, compressed: Stepper) -
         original: The original graph, behind the layer's target.
         compressed: The compressed graph.
     """
-    fitted, held_back = (_PairSums(diagonal=layer.form == "factors") for _ in range(2))
+    fitted, held_back = _PairSums(layer.groups), _PairSums(layer.groups)
     for index, (z, y) in enumerate(_list_rows(layer, original, compressed)):
         sums = held_back if index % _HELD_BACK_EVERY == 1 else fitted
         sums.add(z, y)
@@ -76,7 +76,7 @@ def _choose_places(
     """Return which positions of each map stand for all, `None` for all of them."""
     positions, spatial = int(np.prod(outputs[2:])), len(outputs) - 2
     inputs = windows[1] * int(np.prod(windows[2 + spatial :]))
-    rows = max(_MOST_PRODUCTS / inputs**2, _FEWEST_ROWS * inputs) / chunks
+    rows = max(_MOST_PRODUCTS * layer.groups / inputs**2, _FEWEST_ROWS * inputs / layer.groups) / chunks
     count = max(1, int(min(rows, _MOST_ELEMENTS / inputs) / outputs[0]))
     if layer.form != "weight" or count >= positions:
         return None
@@ -102,15 +102,16 @@ class _PairSums:
 
     moments: MapMoments
 
-    def __init__(self, *, diagonal: bool) -> None:
-        self._diagonal = diagonal
+    def __init__(self, groups: int) -> None:
+        self._groups = groups
         self._shifts: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add(self, z: torch.Tensor, y: torch.Tensor) -> None:
-        """Add rows `z [m, q]` and `y [m, C]`."""
+        """Add rows `z [m, g·q]` and `y [m, g·C]`."""
+        z, y = (item.view(len(item), self._groups, -1) for item in (z, y))
         shifts = self._shifts or (z.mean(dim=0), y.mean(dim=0))
         z, y = z - shifts[0], y - shifts[1]
-        products = ((z * z).sum(0), (y * z).sum(0)) if self._diagonal else (z.T @ z, y.T @ z)
+        products = (torch.einsum("mgi,mgj->gij", item, z) for item in (z, y))
         total_z, total_y, zz, yz = (item.double().numpy() for item in (z.sum(0), y.sum(0), *products))
         added = MapMoments(total_z, total_y, zz, yz, len(z)).shift(*(shift.double().numpy() for shift in shifts))
         self.moments = added if self._shifts is None else self.moments + added

@@ -65,7 +65,7 @@ TEACHER = Program(
 ALL = np.arange(8)
 LAYERS = {
     "p": RefitLayer("p", "weight", "p.in", "p", "", ALL, 1, "p.scaling", 0, "p.bias", 1.0, ((1, 1), {})),
-    "d": RefitLayer("d", "factors", "d", "d", "", ALL, 1, "d.w", 0, "d.b"),
+    "d": RefitLayer("d", "output", "d", "d", "", ALL, 1, "d.w", 0, "d.b", groups=8),
     "c": RefitLayer("c", "output", "c", "s", "d", ALL, 1, "c.w", 0, "c.b"),
     "f": RefitLayer("f", "output", "z", "z", "", np.arange(5), 1, "f.w", 1, "f.b", 0.5),
 }
@@ -129,6 +129,26 @@ def test_any_weight_of_a_whole_conv_is_recovered() -> None:
     assert measure_miss(student, fit_layers(TEACHER, student, [LAYERS["c"]], CHUNKS, [4])) > 0.1
 
 
+@pytest.mark.parametrize("group", [8, 2])
+def test_any_weight_of_a_grouped_conv_is_recovered(group: int) -> None:
+    shape, window = (8, 8 // group, 3, 3), ((3, 3), {"pads": [1, 1, 1, 1], "group": group})
+    operations = tuple(
+        replace(item, attributes={**item.attributes, "group": group}) if item.name == "d" else item
+        for item in TEACHER.operations
+    )
+    teacher = replace(TEACHER, operations=operations, initializers={**WEIGHTS, "d.w": draw(22, *shape)})
+    student = replace(teacher, initializers={**WEIGHTS, "d.w": draw(23, *shape), "d.b": draw(24, 8)})
+    layer = replace(LAYERS["d"], form="weight", source="a", window=window, groups=group)
+    arrays = fit_layers(teacher, student, [layer], CHUNKS, [4])
+    x = {"x": torch.from_numpy(IMAGES)}
+    expected = Executor(teacher).run(x, ["d"])["d"]
+    before = Executor(student).run(x, ["d"])["d"]
+    found = Executor(student).run(x, ["d"], overrides={k: torch.from_numpy(v) for k, v in arrays.items()})["d"]
+    scale = float(expected.abs().max())
+    assert float((before - expected).abs().max()) > 0.1 * scale
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3 * scale)
+
+
 def test_some_positions_tell_the_same_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = replace(LAYERS["c"], form="weight", source="a", window=((3, 3), {"pads": [1, 1, 1, 1]}))
     student = change(c_w=draw(21, 8, 8, 3, 3), c_b=draw(14, 8))
@@ -178,6 +198,7 @@ def test_removed_channels_are_left_out_of_the_target() -> None:
     )
     student = replace(TEACHER, operations=operations, initializers={**WEIGHTS, **cut})
     layers = [replace(layer, kept=kept if layer.name != "f" else layer.kept) for layer in LAYERS.values()]
+    layers[1] = replace(layers[1], groups=6)
     arrays = fit_layers(TEACHER, student, layers, CHUNKS, [4] * 4)
     x = torch.from_numpy(IMAGES)
     overrides = {key: torch.from_numpy(array) for key, array in arrays.items()}
