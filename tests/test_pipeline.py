@@ -234,7 +234,7 @@ def test_the_same_run_writes_the_same_bytes(model: Path, tmp_path: Path, recover
 
 def test_scale_tunes_factors_biases_and_classifier_only(model: Path, tmp_path: Path) -> None:
     # So deep a cut that the re-fit leaves something to recover.
-    config = configure(model, limit=None, target_macs=0.12, recover_steps=60, prune="basis")
+    config = configure(model, limit=None, target_macs=0.05, recover_steps=60, prune="basis")
     plain = compress(replace(config, output=tmp_path / "plain.onnx"))
     tuned = compress(replace(config, output=tmp_path / "tuned.onnx", recover="scale"))
     assert plain.recovery is None

@@ -62,10 +62,10 @@ def cifar_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("target", "prune", "basis", "least", "most"),
     [
         (0.8, "basis", "fisher", 0.86, 1.0),
-        (0.5, "basis", "fisher", 0.77, 1.0),
-        (0.5, "basis", "svd", 0.6, 0.80),
-        (0.5, "double", "fisher", 0.78, 1.0),
-        (0.35, "double", "fisher", 0.66, 1.0),
+        (0.5, "basis", "fisher", 0.81, 1.0),
+        (0.5, "basis", "svd", 0.7, 0.85),
+        (0.5, "double", "fisher", 0.81, 1.0),
+        (0.35, "double", "fisher", 0.74, 1.0),
     ],
 )
 def test_resnet20(

@@ -71,7 +71,8 @@ def test_a_few_that_vanish_or_break_at_any_stage_are_counted_and_not_remembered(
 
     listener = Listener(spoil)
     report = compress(images, tmp_path / "spoilt.onnx", listener)
-    assert listener.stages == STAGES
+    # A recovery that helps nothing begins anew.
+    assert list(dict.fromkeys(listener.stages)) == STAGES
     assert Session(tmp_path / "spoilt.onnx").outputs
     told = [warning for warning in report.warnings if "were left out" in warning]
     assert [line.split(" images were")[0] for line in told] == [f"--data: {MOST_BROKEN}", f"--val: {MOST_BROKEN}"]
