@@ -49,6 +49,7 @@ from onnx_basisprune.runtime.session import Session
 MODELS = ("resnet20_cifar10", "vgg16_cifar10")
 PEERS = {"basisprune": "onnx_basisprune", "torch-pruning": "torch_pruning", "onnxsim": "onnxsim.pruning"}
 VERSIONS = {"torch-pruning": "torch-pruning==1.6.1", "onnxsim": "onnxsim>=0.8.1"}
+OWN = {row.name: row for row in ROWS if row.kind == "fisher"}
 PROBE = 256
 STAGES = ("cut", "refit", "scale", "full", "own BN")
 # What should be at least as accurate as what.
@@ -96,7 +97,7 @@ def main() -> None:
             if not is_installed(PEERS[peer]):
                 notes.append(f"{peer}: not installed: pip install '{VERSIONS[peer]}'")
                 continue
-            for result in RUNNERS[peer](bench, model, arguments.targets, recovery):
+            for result in RUNNERS[peer](bench, model, arguments.targets, recovery, arguments.rows):
                 report_progress(result)
                 results.append(result)
         images = sum(len(x) for x, _ in bench.test)
@@ -116,6 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=2000, help="calibration images")
     parser.add_argument("--test-images", type=int, default=10000, help="random test images")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--rows", nargs="+", default=list(OWN), choices=OWN, help="basisprune's own, only these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     arguments = parser.parse_args()
@@ -136,10 +138,12 @@ def measure_kept(bench: Bench, model: ModelProto) -> float:
     return measure_cost(model, bench.network.input_shapes).macs / bench.network.cost.macs
 
 
-def run_basisprune(bench: Bench, _model: str, targets: list[float], recovery: Recovery) -> Iterator[Result]:
+def run_basisprune(
+    bench: Bench, _model: str, targets: list[float], recovery: Recovery, rows: list[str]
+) -> Iterator[Result]:
     """Cut with the library's own kinds of pruning."""
-    for row in (item for item in ROWS if item.kind == "fisher"):
-        yield from run_row(bench, row, targets, recovery)
+    for row in rows:
+        yield from run_row(bench, OWN[row], targets, recovery)
 
 
 def run_row(bench: Bench, row: Row, targets: list[float], recovery: Recovery) -> Iterator[Result]:
@@ -166,7 +170,9 @@ def tune_model(bench: Bench, model: ModelProto, pairs: dict[str, PairNames], rec
     return stages
 
 
-def run_torch_pruning(bench: Bench, model: str, targets: list[float], recovery: Recovery) -> Iterator[Result]:
+def run_torch_pruning(
+    bench: Bench, model: str, targets: list[float], recovery: Recovery, _rows: list[str]
+) -> Iterator[Result]:
     """Cut with Torch-Pruning, with batch-norm statistics as they were and re-estimated."""
     import torch
     from peers_networks import export_module, load_module
@@ -195,7 +201,9 @@ def run_torch_pruning(bench: Bench, model: str, targets: list[float], recovery: 
                 yield Result(method + suffix, target, kept, stages)
 
 
-def run_onnxsim(bench: Bench, _model: str, targets: list[float], recovery: Recovery) -> Iterator[Result]:
+def run_onnxsim(
+    bench: Bench, _model: str, targets: list[float], recovery: Recovery, _rows: list[str]
+) -> Iterator[Result]:
     """Cut with onnxsim."""
     from peers_onnxsim import prune_model
 
