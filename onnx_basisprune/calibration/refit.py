@@ -150,7 +150,7 @@ def fit_layers(
             stepper.extend(chunks[used : counts[index]])
         used = max(used, counts[index])
         parts = collect_moments(layer, original, compressed)
-        compressed.arrays.update(_fit_layer(layer, {**student.initializers, **compressed.arrays}, parts))
+        compressed.arrays.update(_fit_layer(layer, student.initializers, parts))
         if progress is not None:
             progress(1.0 / len(layers))
     return compressed.arrays

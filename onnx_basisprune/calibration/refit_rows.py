@@ -74,13 +74,13 @@ def _choose_places(
     layer: RefitLayer, outputs: Sequence[int], windows: Sequence[int], chunks: int, generator: np.random.Generator
 ) -> NDArray[np.int64] | None:
     """Return which positions of each map stand for all, `None` for all of them."""
+    if layer.form != "weight":
+        return None
     positions, spatial = int(np.prod(outputs[2:])), len(outputs) - 2
     inputs = windows[1] * int(np.prod(windows[2 + spatial :]))
     rows = max(_MOST_PRODUCTS * layer.groups / inputs**2, _FEWEST_ROWS * inputs / layer.groups) / chunks
     count = max(1, int(min(rows, _MOST_ELEMENTS / inputs) / outputs[0]))
-    if layer.form != "weight" or count >= positions:
-        return None
-    return np.sort(generator.choice(positions, count, replace=False))
+    return np.sort(generator.choice(positions, count, replace=False)) if count < positions else None
 
 
 def _to_rows(tensor: torch.Tensor, spatial: int, places: NDArray[np.int64] | None) -> torch.Tensor:
