@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -86,6 +87,7 @@ class Recovery:
 def main() -> None:
     """Print a table for each model."""
     arguments = parse_arguments()
+    runners = {**RUNNERS, "basisprune": partial(run_basisprune, rows=arguments.rows)}
     for model in arguments.models:
         recovery = Recovery(arguments.steps, tuple(arguments.modes))
         bench = Bench(arguments.shared, model, arguments.images, arguments.seed)
@@ -97,7 +99,7 @@ def main() -> None:
             if not is_installed(PEERS[peer]):
                 notes.append(f"{peer}: not installed: pip install '{VERSIONS[peer]}'")
                 continue
-            for result in RUNNERS[peer](bench, model, arguments.targets, recovery, arguments.rows):
+            for result in runners[peer](bench, model, arguments.targets, recovery):
                 report_progress(result)
                 results.append(result)
         images = sum(len(x) for x, _ in bench.test)
@@ -170,9 +172,7 @@ def tune_model(bench: Bench, model: ModelProto, pairs: dict[str, PairNames], rec
     return stages
 
 
-def run_torch_pruning(
-    bench: Bench, model: str, targets: list[float], recovery: Recovery, _rows: list[str]
-) -> Iterator[Result]:
+def run_torch_pruning(bench: Bench, model: str, targets: list[float], recovery: Recovery) -> Iterator[Result]:
     """Cut with Torch-Pruning, with batch-norm statistics as they were and re-estimated."""
     import torch
     from peers_networks import export_module, load_module
@@ -201,9 +201,7 @@ def run_torch_pruning(
                 yield Result(method + suffix, target, kept, stages)
 
 
-def run_onnxsim(
-    bench: Bench, _model: str, targets: list[float], recovery: Recovery, _rows: list[str]
-) -> Iterator[Result]:
+def run_onnxsim(bench: Bench, _model: str, targets: list[float], recovery: Recovery) -> Iterator[Result]:
     """Cut with onnxsim."""
     from peers_onnxsim import prune_model
 
@@ -215,7 +213,7 @@ def run_onnxsim(
         yield Result(f"onnxsim {version('onnxsim')} structured Wanda", target, measure_kept(bench, model), stages)
 
 
-RUNNERS = {"basisprune": run_basisprune, "torch-pruning": run_torch_pruning, "onnxsim": run_onnxsim}
+RUNNERS = {"torch-pruning": run_torch_pruning, "onnxsim": run_onnxsim}
 
 
 def report_progress(result: Result) -> None:

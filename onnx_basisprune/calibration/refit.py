@@ -181,8 +181,8 @@ def _fit_layer(
     W = np.moveaxis(weight.astype(np.float64), layer.weight_axis, 0)
     flat = W.reshape(len(W), -1)
     has_bias = bool(layer.bias)
-    constant = layer.bias_factor * initializers[layer.bias].astype(np.float64) if has_bias else np.zeros(1)
-    constant = constant.reshape(-1 if constant.size == 1 else (layer.groups, -1))
+    bias = initializers[layer.bias].astype(np.float64).reshape(layer.groups, -1) if has_bias else np.zeros(1)
+    constant = layer.bias_factor * bias
     P: NDArray[np.float64] | None = None
     if layer.through:
         A = initializers[layer.through].astype(np.float64)
