@@ -157,12 +157,15 @@ class _LayerFinder:
         return replace(layer, form="weight", source=operation.inputs[0], window=window, groups=groups)
 
     def _can_tell_inputs(self, operation: Operation, layer: RefitLayer) -> bool:
-        """Return whether the images show enough to fit each of a node's inputs."""
-        weight = self._student.initializers[operation.inputs[1]]
-        inputs, shape = weight[0].size if operation.op_type == "Conv" else len(weight), self._shapes[layer.target]
+        """Return whether rows tell what each input adds, or a map of the outputs has even more to fit."""
+        weight, axis = self._student.initializers[operation.inputs[1]], find_output_axis(operation)
+        if axis is None:
+            return False
+        outputs, shape = weight.shape[axis] // int(operation.attributes.get("group", 1)), self._shapes[layer.target]
+        inputs = weight.size // weight.shape[axis]
         positions = int(np.prod(shape)) // shape[layer.axis] // self._network.input_shape[0]
         rows = self._images.get(layer.name, 0) * positions
-        return inputs <= _MOST_INPUTS and rows >= _ROWS_PER_INPUT * inputs
+        return inputs <= _MOST_INPUTS and (rows >= _ROWS_PER_INPUT * inputs or inputs <= outputs)
 
     def _find_kept(self, owner: Operation, axis: int) -> NDArray[np.int64]:
         """Return which output channels of an original's node stay."""

@@ -162,9 +162,18 @@ def test_layers_of_a_cut_network(assess: Assess) -> None:
     plan = Plan({"second": np.arange(3)}, {group.name: group.channels[1:]})
     model, pairs = cut_network(network, assessment, plan)
     student = extract_program(model)
-    images = choose_image_counts(network, 32)
-    layers = list_refit_layers(network, student, pairs, list_removed(network, plan).tolist(), images)
+    removed = list_removed(network, plan).tolist()
+
+    def list_forms(count: int) -> set[tuple[str, str]]:
+        images = choose_image_counts(network, count)
+        return {(layer.name, layer.form) for layer in list_refit_layers(network, student, pairs, removed, images)}
+
+    layers = list_refit_layers(network, student, pairs, removed, choose_image_counts(network, 320))
     assert {layer.form for layer in layers} == {"weight"}
+    # The Gemm's weight is transposed: it has more inputs than outputs, and a row of them per image.
+    width, classes = student.initializers["w3"].shape[::-1]
+    assert list_forms(2 * width) - list_forms(2 * width - 1) == {("fc", "weight")}
+    assert width > classes
     names = pairs["second"]
     assert [(layer.weight, layer.through) for layer in layers if layer.name == "second"] == [
         (names.basis, names.scaling),
@@ -226,6 +235,16 @@ def test_weights_are_fitted_where_rows_tell_all_inputs(name: str, images: int, f
     counts = dict.fromkeys(choose_image_counts(network, 1), images)
     layers = list_refit_layers(network, extract_program(spoil(network, name)), {}, (), counts)
     assert (layers[0].form, layers[0].groups) == (form, groups)
+
+
+def test_few_rows_tell_inputs_where_there_are_no_more_than_outputs() -> None:
+    """A Gemm with a transposed weight, five outputs, and a row per image."""
+    for name, inputs, images, form in (("Conv", 6, 11, "output"), ("Conv", 6, 12, "weight"), ("sum", 4, 1, "weight")):
+        network = make_network(name)
+        counts = dict.fromkeys(choose_image_counts(network, 1), images)
+        head = list_refit_layers(network, extract_program(spoil(network, name)), {}, (), counts)[-1]
+        assert (head.name, head.form) == ("head", form)
+        assert network.program.initializers["wz"].shape == (5, inputs)
 
 
 # -- real models ------------------------------------------------------------------------------------------------------

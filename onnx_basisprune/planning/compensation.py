@@ -82,26 +82,25 @@ def regress_removed(
     importance = weights[np.ix_(gone, gone)]
     floor = _FLOOR * float(np.mean(np.diag(second))) + np.finfo(np.float64).tiny
     origin, origin_error = _solve(second, kept, floor)
+    nothing = np.zeros(int(gone.sum()))
+    if not can_shift:
+        return origin, nothing
     mean = statistics.mean
     centred, centred_error = _solve(statistics.covariance, kept, floor)
     shift = mean[gone] - centred @ mean[kept]
     with_shift = float(np.sum(importance * centred_error)) + padded * float(shift @ importance @ shift)
-    if can_shift and with_shift < float(np.sum(importance * origin_error)):
-        return centred, shift
-    return origin, np.zeros(int(gone.sum()))
+    return (centred, shift) if with_shift < float(np.sum(importance * origin_error)) else (origin, nothing)
 
 
 def _solve(moments: Matrix, kept: NDArray[np.bool_], floor: float) -> tuple[Matrix, Matrix]:
-    """Return `C = M_gk (M_kk + ridge)⁻¹` and the error's second moment."""
+    """Return `C = M_gk (M_kk + ridge)⁻¹` and the error's second moment.
+
+    That is `M_gg - C M_kg - M_gk Cᵀ + C M_kk Cᵀ`, with `C (M_kk + ridge) Cᵀ = C M_kg`.
+    """
     gone = ~kept
     inner = moments[np.ix_(kept, kept)]
     ridge = RIDGE * max(0.0, float(np.mean(np.diag(inner)))) + floor
     cross = moments[np.ix_(gone, kept)]
     coefficients = np.linalg.solve(inner + ridge * np.eye(len(inner)), cross.T).T
-    error = (
-        moments[np.ix_(gone, gone)]
-        - coefficients @ cross.T
-        - cross @ coefficients.T
-        + coefficients @ inner @ coefficients.T
-    )
+    error = moments[np.ix_(gone, gone)] - coefficients @ cross.T - ridge * (coefficients @ coefficients.T)
     return coefficients, error

@@ -66,7 +66,6 @@ def rank_channels(losses: Sequence[JointLoss], fixed: Vector) -> tuple[NDArray[n
     Returns:
         `[C]` int64, the most important first, and `[C]` gains.
     """
-    rest, order, gains = np.arange(len(fixed)), [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     residuals = [_Residual(item) for item in losses]
     rest, order, gains = np.arange(len(fixed)), [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     while len(rest):
