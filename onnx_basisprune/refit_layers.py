@@ -161,8 +161,9 @@ class _LayerFinder:
         weight, axis = self._student.initializers[operation.inputs[1]], find_output_axis(operation)
         if axis is None:
             return False
-        outputs, shape = weight.shape[axis] // int(operation.attributes.get("group", 1)), self._shapes[layer.target]
-        inputs = weight.size // weight.shape[axis]
+        outputs: int = weight.shape[axis] // int(operation.attributes.get("group", 1))
+        inputs: int = weight.size // weight.shape[axis]
+        shape = self._shapes[layer.target]
         positions = int(np.prod(shape)) // shape[layer.axis] // self._network.input_shape[0]
         rows = self._images.get(layer.name, 0) * positions
         return inputs <= _MOST_INPUTS and (rows >= _ROWS_PER_INPUT * inputs or inputs <= outputs)
