@@ -85,9 +85,8 @@ def assess_network(
     """
     places = () if prune == "basis" else list_places(network)
     layers = network.eligible if prune != "channels" else {}
-    weights = {name: network.weight(layer) for name, layer in layers.items()}
     biases = {name: network.bias(layer) for name, layer in layers.items()}
-    spaces = {name: find_reduced_space(W) for name, W in weights.items()}
+    spaces = {name: find_reduced_space(network.weight(layer)) for name, layer in layers.items()}
     if not layers and not places:
         return Assessment({}, {}, {}, {}, ())
     moments = ReadMoments(places)
@@ -99,12 +98,13 @@ def assess_network(
         gradient_pass, calibration.batches(), biases, spaces, progress.advance, moments.starts()
     )
     progress.start("bases")
-    bases = {
-        name: _make_basis(kind, weights[name], biases[name], spaces[name], item)
-        for name, item in statistics.items()
+    bases: dict[str, Basis] = {}
+    for name in list(statistics):
+        # A basis takes the memory that its moments took: of wide networks both together are many GiB.
+        item = statistics.pop(name)
         # What the loss doesn't depend on (another output's branch) isn't worthless: it is left alone.
-        if item.gradient_outer.any()
-    }
+        if item.gradient_outer.any():
+            bases[name] = _make_basis(kind, network.weight(layers[name]), biases[name], spaces[name], item)
     reads = moments.finish()
     compensated = list_compensated(network, reads) if compensate else ()
     gates = ChannelScores(places, {item.edge: reads[item.tensor].mean for item in compensated})

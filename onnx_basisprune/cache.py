@@ -67,14 +67,15 @@ class Cache:
         return arrays, note
 
     def write(self, key: str, arrays: Mapping[str, NDArray[Any]], note: Any = None) -> None:
-        """Keep an entry; a folder that can't be written is no reason to fail.
+        """Keep an entry, unless there is no room for it; a folder that can't be written is no reason to fail.
 
         Args:
             key: From `make_key`.
             arrays: Of any type but object.
             note: Anything that JSON can hold.
         """
-        if self._is_broken:
+        # What is larger than the room for all would take minutes to hash and write, and go at once.
+        if self._is_broken or sum(array.nbytes for array in arrays.values()) > self._most_bytes:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,14 @@ def test_a_damaged_entry_is_none_and_goes(cache: Cache, tmp_path: Path, damage: 
     assert cache.read("key") is not None
 
 
+def test_what_there_is_no_room_for_is_not_written(cache: Cache, tmp_path: Path, warnings: list[str]) -> None:
+    cache.write("small", {"a": np.arange(3)})
+    cache.write("large", {"a": np.zeros(60_000, np.uint8), "b": np.zeros(60_000, np.uint8)})
+    assert list_entries(tmp_path) == ["small.npz"]
+    assert cache.read("small") is not None
+    assert warnings == []
+
+
 def test_no_damage_gives_other_values(cache: Cache, tmp_path: Path) -> None:
     """Bits flipped anywhere, and cuts anywhere: what was written, or nothing."""
     arrays = {
