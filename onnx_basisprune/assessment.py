@@ -53,7 +53,7 @@ class Assessment:
         bases: Conv name → basis.
         components: Conv name → scores of its components, `[r]`.
         channels: Class → score, of coupled channels.
-        reads: Moments of what channels' consumers read, by tensor.
+        reads: Moments of what consumers read that can be compensated, by tensor.
         compensated: Reads whose consumers can take over what removed channels told them.
     """
 
@@ -89,7 +89,9 @@ def assess_network(
     spaces = {name: find_reduced_space(network.weight(layer)) for name, layer in layers.items()}
     if not layers and not places:
         return Assessment({}, {}, {}, {}, ())
-    moments = ReadMoments(places)
+    wanted = list_compensated(network) if compensate and places else ()
+    edges = {item.edge for item in wanted}
+    moments = ReadMoments([place for place in places if place.edge in edges])
     gradient_pass = GradientPass(
         Executor(network.program), network.input_name, calibration.head, calibration.seed, calibration.fixed_batch
     )
@@ -106,14 +108,14 @@ def assess_network(
         if item.gradient_outer.any():
             bases[name] = _make_basis(kind, network.weight(layers[name]), biases[name], spaces[name], item)
     reads = moments.finish()
-    compensated = list_compensated(network, reads) if compensate else ()
+    compensated = tuple(item for item in wanted if item.tensor in reads)
     gates = ChannelScores(places, {item.edge: reads[item.tensor].mean for item in compensated})
     progress.start("scores", calibration.image_count)
     components = score_components(
         gradient_pass, calibration.batches(), bases, progress.advance, gates.starts(), gates.end_batch
     )
     channels = join_channel_scores(network, *gates.finish(), reads, compensated)
-    return Assessment(bases, components, channels, reads, tuple(compensated))
+    return Assessment(bases, components, channels, reads, compensated)
 
 
 def list_places(network: Network) -> tuple[ReadPlace, ...]:

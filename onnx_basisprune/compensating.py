@@ -18,6 +18,9 @@ from onnx_basisprune.planning.types import Operation
 
 Vector = NDArray[np.float64]
 
+# Wider inputs aren't compensated: their moments would take over 128 MiB.
+_WIDEST = 4096
+
 
 @dataclass(frozen=True)
 class CompensatedRead:
@@ -43,20 +46,21 @@ class CompensatedRead:
         return self.read.node, self.read.input_index
 
 
-def list_compensated(network: Network, statistics: Mapping[str, ReadStatistics]) -> tuple[CompensatedRead, ...]:
-    """Return the reads whose consumers can be compensated.
+def list_compensated(network: Network) -> tuple[CompensatedRead, ...]:
+    """Return the reads whose consumers can be compensated for channels that may go.
 
     Not those of grouped Convs, of weights or inputs that several nodes share in other ways, or of inputs that are too
     wide for their moments.
     """
     shapes = infer_shapes(network.model, network.input_shapes)
     readers = Counter(name for operation in network.program.operations for name in operation.inputs)
+    free = [group.channels for group in network.channels.groups if not group.blocked_by]
+    removable = np.concatenate([np.zeros(0, dtype=np.int64), *free])
     found = []
     for read in network.channels.reads:
         operation = network.operations[read.node]
         tensor = operation.inputs[read.input_index]
-        moments = statistics.get(tensor)
-        if read.weight_index < 0 or moments is None or not moments.outer.size:
+        if read.weight_index < 0 or len(read.labels) > _WIDEST or not np.isin(read.labels, removable).any():
             continue
         weight = operation.inputs[read.weight_index]
         if int(operation.attributes.get("group", 1)) != 1 or readers[weight] != 1:

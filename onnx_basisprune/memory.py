@@ -139,5 +139,5 @@ def _unpack_assessment(network: Network, arrays: Mapping[str, NDArray[Any]], not
         components={name: arrays[f"scores{i}"] for i, name in enumerate(note["components"])},
         channels=dict(zip(arrays["channels"].tolist(), arrays["channel_scores"].tolist(), strict=True)),
         reads=reads,
-        compensated=list_compensated(network, reads) if reads else (),
+        compensated=tuple(item for item in list_compensated(network) if item.tensor in reads) if reads else (),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx.parser
@@ -10,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
+from onnx_basisprune import compensating
 from onnx_basisprune.assessment import Assessment, Calibration, assess_network
-from onnx_basisprune.compensating import measure_padding
+from onnx_basisprune.compensating import list_compensated, measure_padding
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.data.batches import Batch
 from onnx_basisprune.graph.head import find_head
@@ -164,3 +166,15 @@ def test_weights_that_are_shared_stay() -> None:
     # Two readers of one weight see different inputs: it can't make up for both.
     assert {read.node for read in network.channels.reads} == {"use", "too"}
     assert assessment.compensated == ()
+
+
+def test_wide_inputs_and_channels_that_must_stay_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, assessment = assess(make_model("Gemm"))
+    (item,) = assessment.compensated
+    assert set(assessment.reads) == {item.tensor}
+    groups = tuple(replace(group, blocked_by="for this test") for group in network.channels.groups)
+    assert list_compensated(replace(network, channels=replace(network.channels, groups=groups))) == ()
+    monkeypatch.setattr(compensating, "_WIDEST", len(item.read.labels))
+    assert list_compensated(network) == (item,)
+    monkeypatch.setattr(compensating, "_WIDEST", len(item.read.labels) - 1)
+    assert list_compensated(network) == ()

@@ -96,7 +96,7 @@ def test_a_reader_that_cant_be_compensated_loses_each_channel_whatever_is_kept(
     monkeypatch.setattr(
         assessment,
         "list_compensated",
-        lambda *arguments: tuple(item for item in listed(*arguments) if item.weight != "w4"),
+        lambda network: tuple(item for item in listed(network) if item.weight != "w4"),
     )
     joint = score(network, calibration, "channels")
     monkeypatch.setattr(assessment, "join_channel_scores", lambda _network, scores, *_: scores)

@@ -15,9 +15,6 @@ from onnx_basisprune.calibration.statistics import RowSums
 from onnx_basisprune.errors import ModelError, quote
 from onnx_basisprune.planning.compensation import ReadStatistics
 
-# Wider inputs aren't compensated: their moments would take over 128 MiB.
-_WIDEST = 4096
-
 
 @dataclass(frozen=True)
 class ReadPlace:
@@ -46,8 +43,7 @@ class ReadMoments:
         for place in places:
             if place.tensor not in self._owners:
                 self._owners[place.tensor] = place
-                size = len(place.labels)
-                self._sums[place.tensor] = RowSums(size, with_products=size <= _WIDEST)
+                self._sums[place.tensor] = RowSums(len(place.labels))
 
     def starts(self) -> dict[ReadEdge, ReadStart]:
         """Return what the gradient pass calls on each read."""

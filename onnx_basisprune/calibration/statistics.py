@@ -29,15 +29,14 @@ class RowSums:
 
     Attributes:
         total: `sum t`, `[q]`.
-        outer: `sum t tᵀ`, `[q, q]`; stays zero where `with_products` is false.
+        outer: `sum t tᵀ`, `[q, q]`.
         count: Rows.
     """
 
-    def __init__(self, q: int, *, with_products: bool = True) -> None:
+    def __init__(self, q: int) -> None:
         self.total = np.zeros(q)
-        self.outer = np.zeros((q, q) if with_products else (0, 0))
+        self.outer = np.zeros((q, q))
         self.count = 0
-        self._with_products = with_products
         self._shift: torch.Tensor | None = None
 
     def add(self, rows: torch.Tensor) -> None:
@@ -49,10 +48,9 @@ class RowSums:
         sums, shift, count = centered.sum(dim=0).double().numpy(), self._shift.double().numpy(), len(rows)
         self.total += sums + count * shift
         self.count += count
-        if self._with_products:
-            mixed = np.outer(shift, sums)
-            self.outer += (centered.T @ centered).double().numpy()
-            self.outer += mixed + mixed.T + count * np.outer(shift, shift)
+        mixed = np.outer(shift, sums)
+        self.outer += (centered.T @ centered).double().numpy()
+        self.outer += mixed + mixed.T + count * np.outer(shift, shift)
 
 
 class _Moments:

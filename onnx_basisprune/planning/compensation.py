@@ -32,7 +32,7 @@ class ReadStatistics:
 
     Attributes:
         total: `sum x`, `[C]` float64, over images and positions.
-        outer: `sum x xᵀ`, `[C, C]` float64; empty where the input is too wide for compensation.
+        outer: `sum x xᵀ`, `[C, C]` float64.
         positions: Number of summed positions.
         images: Number of images that they are of.
     """

@@ -209,12 +209,3 @@ def test_moments_that_are_not_finite_name_the_node() -> None:
     start(torch.full((1, 5, 4, 4), float("nan")), 1)
     with pytest.raises(ModelError, match=places[0].edge[0]):
         moments.finish()
-
-
-def test_wide_inputs_have_no_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_basisprune.calibration.channel_statistics._WIDEST", 10)
-    program, places = make_program(RESIDUAL)
-    moments = ReadMoments(places)
-    GradientPass(Executor(program), "x", HEAD, 0).run(make_batches(3), {}, reads=moments.starts())
-    sizes = {name: item.outer.size for name, item in moments.finish().items()}
-    assert sizes == {"a": 25, "f": 0}
