@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -106,7 +106,9 @@ def assess_network(
         item = statistics.pop(name)
         # What the loss doesn't depend on (another output's branch) isn't worthless: it is left alone.
         if item.gradient_outer.any():
-            bases[name] = _make_basis(kind, network.weight(layers[name]), biases[name], spaces[name], item)
+            basis = _make_basis(kind, network.weight(layers[name]), biases[name], spaces[name], item)
+            # What is made of them is written in float32, too.
+            bases[name] = replace(basis, R=basis.R.astype(np.float32), A=basis.A.astype(np.float32))
     reads = moments.finish()
     compensated = tuple(item for item in wanted if item.tensor in reads)
     gates = ChannelScores(places, {item.edge: reads[item.tensor].mean for item in compensated})

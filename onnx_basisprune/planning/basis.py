@@ -141,6 +141,6 @@ def make_pair(
         Basis filters `R W [r, K]`, scaling weight `A [C_out, r]`, and bias `b' = mu - A R (mu - b)` of shape `[C_out]`:
         what is removed keeps its mean.
     """
-    R, A = basis.R[kept], basis.A[:, kept]
+    R, A = basis.R[kept].astype(np.float64), basis.A[:, kept].astype(np.float64)
     bias = basis.center - A @ (R @ (basis.center - b))
     return R @ W, A, bias if shift is None else bias + A @ (R @ shift)

@@ -209,14 +209,14 @@ class Basis:
     """A basis of one Conv: `y - b ≈ A R (y - b)`, components ordered as they were found.
 
     Attributes:
-        R: `[r, C_out]` float64; the rows of `R W` are the basis filters.
-        A: `[C_out, r]` float64; maps basis channels back to output channels.
+        R: `[r, C_out]`; the rows of `R W` are the basis filters.
+        A: `[C_out, r]`; maps basis channels back to output channels.
         center: `[C_out]` float64, the value of `y` that removing components leaves unchanged: the mean
             of `y`, or the bias in the published literal variant.
     """
 
-    R: NDArray[np.float64]
-    A: NDArray[np.float64]
+    R: NDArray[np.floating[Any]]
+    A: NDArray[np.floating[Any]]
     center: NDArray[np.float64]
 
 
