@@ -17,6 +17,8 @@ _CONV_TYPES = ("Conv", "ConvTranspose")
 # Of a weight: outputs, inputs, and an axis of the kernel or more.
 _FEWEST_AXES = 3
 _SMALLEST_FULL_RANK = 2
+# Of higher full ranks the moments would take over 256 MiB, and their eigenvectors several times that, and minutes.
+_LARGEST_FULL_RANK = 4096
 
 
 def list_conv_layers(model: ModelProto, exclude: Collection[str] = ()) -> tuple[ConvLayer, ...]:
@@ -104,4 +106,6 @@ def _find_obstacle(
         return "its bias is computed in the graph"
     if layer.full_rank < _SMALLEST_FULL_RANK or layer.break_even_rank < 1:
         return f"no rank below its full rank {layer.full_rank} takes fewer multiply-adds"
+    if layer.full_rank > _LARGEST_FULL_RANK:
+        return f"its full rank {layer.full_rank:,} is over {_LARGEST_FULL_RANK:,}: too wide for its moments"
     return ""

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from onnx_basisprune.errors import ConfigError
+from onnx_basisprune.graph import layers
 from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.planning.types import ConvLayer
 
@@ -51,6 +52,14 @@ def test_reasons(body: str, weight: np.ndarray, reason: str) -> None:
     (layer,) = list_conv_layers(build(body, w=weight, axes=np.array([1, 2, 3])))
     assert layer.reason == reason
     assert layer.full_rank == layer.break_even_rank == 0
+
+
+def test_a_conv_too_wide_for_its_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("[n] y = Conv (x, w)", w=zeros(16, 1, 3, 3))
+    monkeypatch.setattr(layers, "_LARGEST_FULL_RANK", 9)
+    assert list_conv_layers(model)[0].reason == ""
+    monkeypatch.setattr(layers, "_LARGEST_FULL_RANK", 8)
+    assert list_conv_layers(model)[0].reason == "its full rank 9 is over 8: too wide for its moments"
 
 
 def test_a_transposed_grouped_conv_is_described() -> None:
