@@ -106,9 +106,7 @@ def assess_network(
         item = statistics.pop(name)
         # What the loss doesn't depend on (another output's branch) isn't worthless: it is left alone.
         if item.gradient_outer.any():
-            basis = _make_basis(kind, network.weight(layers[name]), biases[name], spaces[name], item)
-            # What is made of them is written in float32, too.
-            bases[name] = replace(basis, R=basis.R.astype(np.float32), A=basis.A.astype(np.float32))
+            bases[name] = _make_basis(kind, network.weight(layers[name]), biases[name], spaces[name], item)
     reads = moments.finish()
     compensated = tuple(item for item in wanted if item.tensor in reads)
     gates = ChannelScores(places, {item.edge: reads[item.tensor].mean for item in compensated})
@@ -134,8 +132,7 @@ def list_places(network: Network) -> tuple[ReadPlace, ...]:
 
 
 def _make_basis(kind: BasisKind, W: Vector, b: Vector, space: ReducedSpace | None, statistics: ConvStatistics) -> Basis:
-    """Return a Conv's basis of the wanted kind."""
+    """Return a Conv's basis of the wanted kind, `R` and `A` in float32, as what is made of them is written."""
     center = b if kind == "literal" else expand_mean(statistics, space, b)
-    if kind == "fisher":
-        return make_fisher_basis(W, statistics, space, center)
-    return make_svd_basis(W, center)
+    basis = make_fisher_basis(W, statistics, space, center) if kind == "fisher" else make_svd_basis(W, center)
+    return replace(basis, R=basis.R.astype(np.float32), A=basis.A.astype(np.float32))

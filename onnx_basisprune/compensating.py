@@ -54,8 +54,7 @@ def list_compensated(network: Network) -> tuple[CompensatedRead, ...]:
     """
     shapes = infer_shapes(network.model, network.input_shapes)
     readers = Counter(name for operation in network.program.operations for name in operation.inputs)
-    free = [group.channels for group in network.channels.groups if not group.blocked_by]
-    removable = np.concatenate([np.zeros(0, dtype=np.int64), *free])
+    removable = network.channels.removable
     found = []
     for read in network.channels.reads:
         operation = network.operations[read.node]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from onnx_basisprune.assessment import Prune
 from onnx_basisprune.costing import Prices
 from onnx_basisprune.errors import ConfigError, ModelError, quote
@@ -88,11 +90,8 @@ def _choose_grid(network: Network, name: str, prune: Prune, align: int, block: i
     sides = {
         item.axis: item.labels for item in network.channels.couplings if item.node == name and item.input_index == 1
     }
-    free = {int(c) for group in network.channels.groups if not group.blocked_by for c in group.channels}
-    ins, outs = (
-        _list_counts(shape[axis], prune != "basis" and any(int(c) in free for c in sides.get(axis, ())), align, block)
-        for axis in (1, 0)
-    )
+    free = {axis: bool(np.isin(labels, network.channels.removable).any()) for axis, labels in sides.items()}
+    ins, outs = (_list_counts(shape[axis], prune != "basis" and free.get(axis, False), align, block) for axis in (1, 0))
     ranks = range(align, layer.break_even_rank + 1, align) if prune != "channels" else range(0)
     if not ranks:
         return Counts(ins, outs, (), 0)

@@ -158,9 +158,8 @@ class _LayerFinder:
 
     def _can_tell_inputs(self, operation: Operation, layer: RefitLayer) -> bool:
         """Return whether rows tell what each input adds, or a map of the outputs has even more to fit."""
-        weight, axis = self._student.initializers[operation.inputs[1]], find_output_axis(operation)
-        if axis is None:
-            return False
+        # A pair's basis filters are a Conv like its scaling conv, which the layer is of: their axes are the same.
+        weight, axis = self._student.initializers[operation.inputs[1]], layer.weight_axis
         outputs: int = weight.shape[axis] // int(operation.attributes.get("group", 1))
         inputs: int = weight.size // weight.shape[axis]
         shape = self._shapes[layer.target]

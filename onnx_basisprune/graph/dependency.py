@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from onnx import ModelProto
@@ -48,6 +49,12 @@ class ChannelMap:
     couplings: tuple[Coupling, ...]
     reads: tuple[Read, ...]
     labels: Mapping[str, Labels]
+
+    @cached_property
+    def removable(self) -> Labels:
+        """The classes that may go, of all groups."""
+        free = [group.channels for group in self.groups if not group.blocked_by]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *free])
 
 
 def map_channels(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> ChannelMap:
