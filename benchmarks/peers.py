@@ -13,6 +13,9 @@ Top-1 on the test images of CIFAR-10, in these columns:
   loss, optimiser, schedule and search for a learning rate;
 - `own BN`: as many steps in PyTorch with batch normalisation in training mode, as only Torch-Pruning's modules allow.
 
+`--optimizer adam` trains all of them by Adam alone, as most people would recover a peer's model, and as the prototype
+did; the learning rate of a weight stays relative to its size.
+
 All methods get the same calibration images with their labels. MACs are those of the ONNX files, all counted by
 basisprune's counter, relative to the original's; each method comes as near to the target as its steps allow. Peers that
 aren't installed are left out.
@@ -25,19 +28,22 @@ import copy
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from accuracy import ROWS, Bench, Row
 from onnx import ModelProto
 from recovery import limit_test
 
 from onnx_basisprune.assessment import assess_network
 from onnx_basisprune.budget import Budget, plan_cut
+from onnx_basisprune.calibration import recovery as library_recovery
+from onnx_basisprune.calibration.optimizer import Optimizer
 from onnx_basisprune.calibration.student import RecoveryMode
 from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.graph.cost import measure_cost
@@ -72,6 +78,14 @@ class Result:
     stages: dict[str, float]
 
 
+class AdamAlone(Optimizer):
+    """The library's optimiser without its own treatment of matrices."""
+
+    def __init__(self, changes: Mapping[str, torch.Tensor], _matrices: Collection[str]) -> None:
+        """Leave all weights to Adam."""
+        super().__init__(changes, ())
+
+
 @dataclass(frozen=True)
 class Recovery:
     """How long to train, and what."""
@@ -87,6 +101,8 @@ class Recovery:
 def main() -> None:
     """Print a table for each model."""
     arguments = parse_arguments()
+    if arguments.optimizer == "adam":
+        library_recovery.Optimizer = AdamAlone  # type: ignore[misc]
     runners = {**RUNNERS, "basisprune": partial(run_basisprune, rows=arguments.rows)}
     for model in arguments.models:
         recovery = Recovery(arguments.steps, tuple(arguments.modes))
@@ -116,6 +132,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--targets", type=float, nargs="+", default=[0.5, 0.35, 0.2], help="shares of the MACs")
     parser.add_argument("--steps", type=int, default=300, help="steps of the recovery; 0 for none")
     parser.add_argument("--modes", nargs="+", default=["scale", "full"], choices=["scale", "full"], help="recoveries")
+    parser.add_argument("--optimizer", default="own", choices=["own", "adam"], help="all methods' in the recovery")
     parser.add_argument("--images", type=int, default=2000, help="calibration images")
     parser.add_argument("--test-images", type=int, default=10000, help="random test images")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
@@ -174,7 +191,6 @@ def tune_model(bench: Bench, model: ModelProto, pairs: dict[str, PairNames], rec
 
 def run_torch_pruning(bench: Bench, model: str, targets: list[float], recovery: Recovery) -> Iterator[Result]:
     """Cut with Torch-Pruning, with batch-norm statistics as they were and re-estimated."""
-    import torch
     from peers_networks import export_module, load_module
     from peers_torch_pruning import Images, count_macs, distill, has_stream, reestimate_statistics, walk_down
 

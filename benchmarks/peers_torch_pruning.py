@@ -30,10 +30,9 @@ from peers_networks import BATCH, ResidualBlock, split_batches
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from onnx_basisprune.calibration import recovery
 from onnx_basisprune.calibration.augment import augment_images
 from onnx_basisprune.calibration.learning_rate import choose_first_rate, compute_cycle
-from onnx_basisprune.calibration.optimizer import Optimizer
-from onnx_basisprune.calibration.recovery import distillation_loss
 from onnx_basisprune.planning.types import Head
 
 RENEWAL = 0.1
@@ -159,7 +158,7 @@ class RelativeWeights:
         self._units = {name: size or usual for name, size in sizes.items()}
         self._changes = {name: torch.zeros_like(weight) for name, weight in self._starts.items()}
         matrices = [name for name, weight in self._weights.items() if weight.ndim > 1]
-        self._optimizer = Optimizer(self._changes, matrices)
+        self._optimizer = recovery.Optimizer(self._changes, matrices)
 
     @torch.no_grad()
     def take_step(self, rate: float) -> None:
@@ -183,7 +182,7 @@ def compute_loss(teacher: nn.Module, student: nn.Module, x: torch.Tensor, head: 
     """Return the summed distillation loss of a batch."""
     with torch.no_grad():
         target = teacher(x).float()
-    return distillation_loss(student(x).float(), target, head)
+    return recovery.distillation_loss(student(x).float(), target, head)
 
 
 def autocast() -> torch.autocast:
