@@ -103,11 +103,11 @@ def refit_program(
         What came of it, `None` where there is nothing to fit or too few images to fit it on.
     """
     order = np.random.default_rng((settings.seed, image_count)).permutation(image_count)
-    held_out = min(_MOST_HELD_OUT, round(_HELD_OUT_FRACTION * image_count))
+    held_out = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_FRACTION * image_count)))
     fetch = _Fetcher(load_images, settings)
     chunks = fetch.chunk(order[held_out : held_out + max(settings.images, default=0)], at_least=_FEWEST_CHUNKS)
-    tests = fetch.chunk(order[: held_out or 1])
-    # One chunk can't be both fitted and held back: a single image, or one batch of a fixed size.
+    tests = fetch.chunk(order[:held_out])
+    # One chunk can't be both fitted and held back: two images, or one batch of a fixed size.
     if not layers or len(chunks) < _FEWEST_CHUNKS:
         return None
     with torch.no_grad():

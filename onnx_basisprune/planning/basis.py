@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_basisprune.planning.shrinkage import shrink
 from onnx_basisprune.planning.types import Basis, ConvStatistics, ReducedSpace
 
 FloatMatrix = NDArray[np.float64]
@@ -60,9 +61,13 @@ def make_fisher_basis(
 ) -> Basis:
     """Return the data-aware basis that minimises `tr(Gamma E[(y-y')(y-y')ᵀ])` at every rank.
 
-        H = (Gamma + 1e-3·mean(diag Gamma)·I)^{1/2}      H = I where Gamma = 0
+        H = (Gamma' + 1e-3·mean(diag Gamma)·I)^{1/2}      H = I where Gamma = 0
         Q, lambda = eigh(H Sigma H), largest first
         R = Qᵀ H      A = H⁻¹ Q
+
+    Gamma' is Gamma as far as so many images are to be trusted (`planning.shrinkage`). Where they are few, Gamma itself
+    is all but singular, `A R` of a cut a projection along directions far from a right angle, and what other images have
+    there is made larger by each layer: a RegNet of eleven blocks gave a million times its logits.
 
     Args:
         W: `[C_out, K]` float64.
@@ -74,7 +79,7 @@ def make_fisher_basis(
         A basis of full rank (fewer components only where W itself is singular), largest eigenvalue first.
     """
     gram = W @ W.T if space is None else np.diag(space.D**2)
-    H, inverse = _take_root(statistics.gamma)
+    H, inverse = _take_root(shrink(statistics.gamma, statistics.images))
     sigma = _add_ridge(statistics.sigma, gram)
     eigenvalues, vectors = np.linalg.eigh(H @ sigma @ H)
     Q = vectors[:, np.argsort(eigenvalues)[::-1]]

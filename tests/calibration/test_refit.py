@@ -256,9 +256,30 @@ def test_a_seed_repeats_it() -> None:
         np.testing.assert_array_equal(array, again.arrays[name])
 
 
-@pytest.mark.parametrize(("count", "fitted"), [(1, False), (2, True), (3, True), (11, True)])
+@pytest.mark.parametrize(("count", "fitted"), [(1, False), (2, False), (3, True), (11, True)])
 def test_however_few_images(count: int, *, fitted: bool) -> None:
     assert (run(change(**SPOILED["c"]), count=count) is not None) == fitted
+
+
+@pytest.mark.parametrize("count", [3, 4, 11, COUNT])
+def test_what_is_kept_is_judged_on_images_that_nothing_was_fitted_on(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    fitted, judged = list[torch.Tensor](), list[torch.Tensor]()
+
+    def watch(*arguments: Any) -> dict[str, Any]:
+        fitted.extend(arguments[3])
+        return fit_layers(*arguments)
+
+    def judge(*arguments: Any) -> list[float]:
+        judged.extend(arguments[4])
+        return [1.0, 2.0, 2.0, 2.0, 2.0]
+
+    monkeypatch.setattr(refit, "fit_layers", watch)
+    monkeypatch.setattr(refit, "_measure_losses", judge)
+    assert run(change(**SPOILED["c"]), count=count) is not None
+    for x in torch.cat(judged):
+        assert not any(torch.equal(x, other) for other in torch.cat(fitted))
 
 
 def test_no_layer_no_result() -> None:

@@ -15,6 +15,7 @@ from onnx_basisprune.planning.basis import (
     make_pair,
     make_svd_basis,
 )
+from onnx_basisprune.planning.shrinkage import shrink
 from onnx_basisprune.planning.types import Basis, ConvStatistics, ReducedSpace
 
 Matrix = NDArray[np.float64]
@@ -67,7 +68,9 @@ class Layer:
         return float(np.trace(gamma @ error.T @ error)) / len(error)
 
 
-def ridge(gamma: Matrix) -> Matrix:
+def trust(moments: ConvStatistics) -> Matrix:
+    """Return Gamma as far as the images are to be trusted, with its ridge."""
+    gamma = shrink(moments.gamma, moments.images)
     return gamma + 1e-3 * np.mean(np.diag(gamma)) * np.eye(len(gamma))
 
 
@@ -127,7 +130,7 @@ def test_fisher_is_optimal_at_every_rank(seed: int, shape: tuple[int, int, int],
     moments = layer.measure(space)
     basis, svd = layer.make("fisher"), layer.make("svd")
     U = np.eye(shape[0]) if space is None else space.U
-    gamma = ridge(moments.gamma)
+    gamma = trust(moments)
     values, vectors = np.linalg.eigh(gamma)
     H = (vectors * np.sqrt(values)) @ vectors.T
     eigenvalues = np.linalg.eigvalsh(H @ moments.sigma @ H)[::-1]
@@ -146,6 +149,18 @@ def test_fisher_is_optimal_at_every_rank(seed: int, shape: tuple[int, int, int],
     assert loss <= layer.find_loss(rival, kept, outer) + slack
 
 
+def test_few_images_project_along_no_steep_directions() -> None:
+    layer = Layer(9, (64, 128, 64), positions=16, images=2)
+    # The gradients of two images are a plane.
+    layer.g = np.resize(np.random.default_rng(10).standard_normal((2, 64)), (16, 64))
+    basis = layer.make("fisher")
+    for rank in (1, 8, 32, 63):
+        projection = basis.A[:, :rank] @ basis.R[:rank]
+        np.testing.assert_allclose(projection @ projection, projection, atol=1e-9)
+        # At a right angle it is 1. With Gamma taken at its word, up to 3.5: ten such layers make it 250,000.
+        assert np.linalg.norm(projection, 2) < 1.2
+
+
 def test_reduced_space_gives_the_full_space_result() -> None:
     layer = Layer(5, (12, 5, 5))
     reduced, full = layer.make("fisher"), layer.make("fisher", reduce=False)
@@ -154,7 +169,7 @@ def test_reduced_space_gives_the_full_space_result() -> None:
     # nearly equal losses below it.
     space = find_reduced_space(layer.W)
     assert space is not None
-    gamma = space.U @ ridge(layer.measure(space).gamma) @ space.U.T
+    gamma = space.U @ trust(layer.measure(space)) @ space.U.T
     total = layer.find_loss(full, np.arange(1), gamma)
     for rank in range(1, 6):
         kept = np.arange(rank)
@@ -165,7 +180,7 @@ def test_reduced_space_gives_the_full_space_result() -> None:
 
 
 def test_reduced_space_equals_the_full_space_where_gamma_is_in_it() -> None:
-    layer = Layer(6, (12, 5, 5))
+    layer = Layer(6, (12, 5, 5), images=1_000_000)
     space = find_reduced_space(layer.W)
     assert space is not None
     layer.g = layer.g @ space.U @ space.U.T
@@ -251,6 +266,6 @@ def test_constant_and_dead_channels_among_live_ones() -> None:
 def test_components_come_in_the_order_of_their_eigenvalues() -> None:
     layer = Layer(12, (6, 9, 6))
     basis = layer.make("fisher")
-    gamma = ridge(layer.measure(None).gamma)
+    gamma = trust(layer.measure(None))
     single = [layer.find_loss(basis, np.delete(np.arange(6), i), gamma) for i in range(6)]
     assert single == sorted(single, reverse=True)
