@@ -65,9 +65,10 @@ def make_fisher_basis(
         Q, lambda = eigh(H Sigma H), largest first
         R = Qᵀ H      A = H⁻¹ Q
 
-    Gamma' is Gamma as far as so many images are to be trusted (`planning.shrinkage`). Where they are few, Gamma itself
-    is all but singular, `A R` of a cut a projection along directions far from a right angle, and what other images have
-    there is made larger by each layer: a RegNet of eleven blocks gave a million times its logits.
+    Gamma' is Gamma as far as its samples are to be trusted (`planning.shrinkage`). Where they are few, Gamma itself is
+    all but singular, `A R` of a cut a projection along directions far from a right angle, and what other images have
+    there is made larger by each layer: a RegNet of eleven blocks gave a million times its logits. Here every position
+    counts as a sample: with images alone, ResNet-20 on 32 of them fell 15 points further at half its MACs.
 
     Args:
         W: `[C_out, K]` float64.
@@ -79,7 +80,7 @@ def make_fisher_basis(
         A basis of full rank (fewer components only where W itself is singular), largest eigenvalue first.
     """
     gram = W @ W.T if space is None else np.diag(space.D**2)
-    H, inverse = _take_root(shrink(statistics.gamma, statistics.images))
+    H, inverse = _take_root(shrink(statistics.gamma, statistics.positions))
     sigma = _add_ridge(statistics.sigma, gram)
     eigenvalues, vectors = np.linalg.eigh(H @ sigma @ H)
     Q = vectors[:, np.argsort(eigenvalues)[::-1]]

@@ -7,7 +7,8 @@ these images, and no others. The oracle approximating shrinkage of Chen, Wiesel,
     S' = (1 - rho) S + rho · mean(diag S) · I
     rho = ((1 - 2/C) tr S² + tr² S) / ((n + 1 - 2/C) (tr S² - tr² S / C))
 
-`n` counts images: what the positions of one image show isn't independent.
+What the positions of one image show of its channels isn't independent, so `n` counts images there; of gradients, it
+counts positions.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ RIDGE = 1e-4
 _MOST = 0.5
 
 
-def find_shrinkage(moments: Matrix, images: int) -> float:
-    """Return `rho`, from 0 to 1, for second moments `[C, C]` of so many images."""
+def find_shrinkage(moments: Matrix, samples: int) -> float:
+    """Return `rho`, from 0 to 1, for second moments `[C, C]` of so many independent samples."""
     size = len(moments)
     trace, squares = float(np.trace(moments)), float(np.sum(moments * moments))
     spread = squares - trace**2 / size
     if not spread > 0:
         return 1.0
-    return min(1.0, ((1 - 2 / size) * squares + trace**2) / ((images + 1 - 2 / size) * spread))
+    return min(1.0, ((1 - 2 / size) * squares + trace**2) / ((samples + 1 - 2 / size) * spread))
 
 
-def find_ridge(covariance: Matrix, images: int) -> float:
+def find_ridge(covariance: Matrix, samples: int) -> float:
     """Return the ridge, in the unit of the variances, that a regression within `S'` comes to."""
-    rho = min(find_shrinkage(covariance, images), _MOST)
+    rho = min(find_shrinkage(covariance, samples), _MOST)
     return max(RIDGE, rho / (1 - rho)) * max(0.0, float(np.mean(np.diag(covariance))))
 
 
-def shrink(moments: Matrix, images: int) -> Matrix:
+def shrink(moments: Matrix, samples: int) -> Matrix:
     """Return `S'`, `[C, C]`."""
-    rho, size = find_shrinkage(moments, images), len(moments)
+    rho, size = find_shrinkage(moments, samples), len(moments)
     return (1 - rho) * moments + rho * float(np.trace(moments)) / size * np.eye(size)
