@@ -158,6 +158,8 @@ class _LayerFinder:
 
     def _can_tell_inputs(self, operation: Operation, layer: RefitLayer) -> bool:
         """Return whether rows tell what each input adds, or a map of the outputs has even more to fit."""
+        if operation.inputs[0] in self._student.initializers:  # a table of positions, say: no image runs through it
+            return False
         # A pair's basis filters are a Conv like its scaling conv, which the layer is of: their axes are the same.
         weight, axis = self._student.initializers[operation.inputs[1]], layer.weight_axis
         outputs: int = weight.shape[axis] // int(operation.attributes.get("group", 1))

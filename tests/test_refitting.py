@@ -55,6 +55,12 @@ LINEAR = (
     "g = Flatten (x) [use] q = Gemm <alpha = 0.5, beta = 2.0> (g, w, b) "
     "s = Constant <value_ints = [0, 6, 1, 1]> () a = Reshape (q, s)"
 )
+# A position's two coordinates, mapped to what is added to its channels, as in Swin V2.
+TABLE = (
+    "t = Constant <value_floats = [{}]> () s = Constant <value_ints = [36, 2]> () c = Reshape (t, s) "
+    "[use] m = Gemm (c, w, b) u = Transpose (m) v = Constant <value_ints = [1, 4, 6, 6]> () q = Reshape (u, v) "
+    "a = Add (x, q)"
+).format(", ".join(f"{value / 5:.1f}" for place in np.ndindex(6, 6) for value in place))
 LAYERS: dict[str, tuple[str, tuple[int, ...], int, tuple[int, ...]]] = {
     "Conv": ("[use] a = Conv <pads = [1, 1, 1, 1]> (x, w, b)", (6, 4, 3, 3), 0, (6,)),
     "Conv without bias": ("[use] a = Conv (x, w)", (6, 4, 3, 3), 0, ()),
@@ -65,6 +71,7 @@ LAYERS: dict[str, tuple[str, tuple[int, ...], int, tuple[int, ...]]] = {
     "tokens": (TOKENS.format("n = Add (b, m)", "n"), (4, 6), 1, (6,)),
     "tokens without bias": (TOKENS.format("", "m"), (4, 6), 1, ()),
     "Gemm": (LINEAR, (144, 6), 1, (6,)),
+    "table": (TABLE, (2, 4), 1, (4,)),
 }
 IMAGES = np.random.default_rng(1).standard_normal((80, 4, 6, 6)).astype(np.float32)
 
