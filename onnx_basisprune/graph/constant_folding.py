@@ -23,8 +23,9 @@ from onnx_basisprune.graph.inner_graphs import ONNX_DOMAINS
 # Deterministic and cheap; anything else is left to the runtime, which folds at load time.
 FOLDABLE_OPS = frozenset(
     {
-        "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Identity", "Max", "Min", "Mod",
-        "Mul", "Neg", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+        "Add", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Gather",
+        "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub",
+        "Transpose", "Unsqueeze", "Where",
     }
 )  # fmt: skip
 # In weights, what else is done to them.

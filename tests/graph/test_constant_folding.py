@@ -48,6 +48,39 @@ def test_paddings_as_pytorch_exports_them(assert_equivalent: Compare) -> None:
     assert_equivalent(model, normal, {"x": np.ones((2, 3), np.float32)}, 0)
 
 
+def test_paddings_that_follow_from_the_size(assert_equivalent: Compare) -> None:
+    """TensorFlow's SAME as timm's `pad_same` is exported: max((ceil(3 / 2) - 1) · 2 + 3 - 3, 0) = 2, halved."""
+    model = build(
+        """sizes = Shape (x)
+        size = Gather (sizes, one)
+        float_size = Cast <to = 1> (size)
+        quotient = Div (float_size, two_f)
+        count = Ceil (quotient)
+        steps = Cast <to = 7> (count)
+        last = Sub (steps, one)
+        offset = Mul (last, two)
+        end = Add (offset, three)
+        lacking = Sub (end, size)
+        total = Clip (lacking, zero)
+        float_total = Cast <to = 1> (total)
+        middle = Div (float_total, two_f)
+        lower = Floor (middle)
+        before = Cast <to = 7> (lower)
+        after = Sub (total, before)
+        before_1 = Unsqueeze (before, axis)
+        after_1 = Unsqueeze (after, axis)
+        pads = Concat <axis = 0> (zeros, before_1, zeros, after_1)
+        y = Pad (x, pads, value)""",
+        one=np.array(1), two=np.array(2), three=np.array(3), zero=np.array(0), two_f=np.array(2, np.float32),
+        zeros=np.array([0]), axis=np.array([0]), value=np.array(0, np.float32),
+    )  # fmt: skip
+    normal = normalize_model(model)
+    assert list_ops(normal) == ["Pad"]
+    (pads,) = (numpy_helper.to_array(item) for item in normal.graph.initializer if item.name == "pads")
+    assert pads.tolist() == [0, 1, 0, 1]
+    assert_equivalent(model, normal, {"x": np.ones((2, 3), np.float32)}, 0)
+
+
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 21])
 def test_every_operator_set(opset: int, assert_equivalent: Compare) -> None:
     slicing = "s = Slice <starts = [1], ends = [3]> (a)" if opset < 10 else "s = Slice (a, one, three)"
