@@ -6,6 +6,7 @@ measure → report → gates
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -200,7 +201,9 @@ def finish_report(report: CompressionReport, run: Run) -> CompressionReport:
     config, network, recorder = run.config, run.network, run.recorder
     has_anything = bool(network.eligible) or any(not group.blocked_by for group in network.channels.groups)
     if not has_anything:
-        recorder.warn("no Conv of the model can be decomposed and no channel can go: nothing to prune.")
+        usual = Counter(layer.reason for layer in network.layers).most_common(1)
+        why = f" (mostly: {usual[0][0]})" if usual else ""
+        recorder.warn(f"no Conv of the model can be decomposed{why} and no channel can go: nothing to prune.")
     unjudged = list_unjudged(config, report)
     if unjudged:
         recorder.warn(f"a dry run measures nothing: {', '.join(unjudged)} can't be judged.")

@@ -458,6 +458,15 @@ def test_a_linear_model_has_nothing_to_prune(tmp_path: Path) -> None:
     assert any("nothing to prune" in warning for warning in report.warnings)
 
 
+def test_why_there_is_nothing_to_prune(tmp_path: Path) -> None:
+    strange = Strange(
+        nodes="[only] a = Conv (x, w) p = GlobalAveragePool (a) h = Flatten (p) y = Gemm <transB = 1> (h, fc, fcb)",
+        shapes={"w": (6, 3, 3, 3), "fc": (CLASSES, 6), "fcb": (CLASSES,)},
+    )
+    report = compress(replace(write_case(strange, tmp_path), exclude=("only",)))
+    assert any("can be decomposed (mostly: excluded by --exclude) and no channel" in line for line in report.warnings)
+
+
 def test_quantised_models_are_refused(tmp_path: Path) -> None:
     nodes = NET.replace("d = Relu (c)", "r = Relu (c) q = QuantizeLinear (r, s, z) d = DequantizeLinear (q, s, z)")
     constants = {"s": np.array(0.05, np.float32), "z": np.array(0, np.uint8)}
