@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from coverage_pipeline import compress_model
+from coverage_pipeline import TARGET, compress_model
 from onnx import ModelProto
 from torchvision_networks import (
     EXPORTERS,
@@ -58,7 +58,6 @@ from onnx_basisprune.runtime.session import Session
 
 TOLERANCE = 1e-4
 SHARE = 0.4
-TARGET = 0.5
 # Below this the removed channels would not matter, and equality would show nothing.
 SMALLEST_EFFECT = 100 * TOLERANCE
 

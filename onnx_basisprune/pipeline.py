@@ -199,7 +199,7 @@ def measure_result(report: CompressionReport, run: Run, files: Sequence[Path]) -
 def finish_report(report: CompressionReport, run: Run) -> CompressionReport:
     """Judge the gates, add warnings and times, and write the report where it was asked for."""
     config, network, recorder = run.config, run.network, run.recorder
-    has_anything = bool(network.eligible) or any(not group.blocked_by for group in network.channels.groups)
+    has_anything = bool(network.eligible) or network.channels.removable.size > 0
     if not has_anything:
         usual = Counter(layer.reason for layer in network.layers).most_common(1)
         why = f" (mostly: {usual[0][0]})" if usual else ""

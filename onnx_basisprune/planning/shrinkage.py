@@ -7,8 +7,8 @@ these images, and no others. The oracle approximating shrinkage of Chen, Wiesel,
     S' = (1 - rho) S + rho · mean(diag S) · I
     rho = ((1 - 2/C) tr S² + tr² S) / ((n + 1 - 2/C) (tr S² - tr² S / C))
 
-What the positions of one image show of its channels isn't independent, so `n` counts images there; of gradients, it
-counts positions.
+What the positions of one image show of its channels isn't independent: `n` counts images for them. For a basis' Gamma
+it counts positions (`planning.basis`).
 """
 
 from __future__ import annotations
