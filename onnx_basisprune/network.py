@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from onnx_basisprune.graph.cost import ModelCost, measure_cost
 from onnx_basisprune.graph.dependency import ChannelMap, map_channels
 from onnx_basisprune.graph.layers import list_conv_layers
 from onnx_basisprune.graph.surgery import find_unfit_groups
+from onnx_basisprune.planning.channels import Labels
 from onnx_basisprune.planning.types import ConvLayer, Operation, Program
 
 if TYPE_CHECKING:
@@ -108,12 +109,7 @@ def read_channels(
         exclude: Names of nodes that stay as they are.
     """
     channels = map_channels(normalized, shapes)
-    touched = {
-        int(label)
-        for coupling in channels.couplings
-        if coupling.node in exclude
-        for label in np.unique(coupling.labels)
-    }
+    touched = {int(label) for labels in _list_touched(normalized, channels, exclude) for label in np.unique(labels)}
     groups = tuple(
         replace(group, blocked_by="one of its nodes is excluded by --exclude")
         if not group.blocked_by and touched.intersection(group.channels.tolist())
@@ -126,6 +122,14 @@ def read_channels(
         channels,
         groups=tuple(replace(group, blocked_by=unfit.get(group.name, group.blocked_by)) for group in groups),
     )
+
+
+def _list_touched(normalized: ModelProto, channels: ChannelMap, exclude: Collection[str]) -> Iterator[Labels]:
+    """Go through the labels of all that some nodes read and write: weights and activations."""
+    yield from (coupling.labels for coupling in channels.couplings if coupling.node in exclude)
+    for node in normalized.graph.node:
+        if node.name in exclude:
+            yield from (channels.labels[name] for name in (*node.input, *node.output) if name in channels.labels)
 
 
 def match_channels(before: ChannelMap, after: ChannelMap, removed: Collection[int]) -> dict[int, int]:

@@ -70,3 +70,11 @@ def test_channels_need_no_input_shape(branching: ReadNetwork) -> None:
     groups = read_channels(network.model, None, ("stem",)).groups
     assert [group.name for group in groups] == [group.name for group in network.channels.groups]
     assert "--exclude" in groups[0].blocked_by
+
+
+def test_channels_that_pass_an_excluded_node_stay(branching: ReadNetwork) -> None:
+    network = branching()
+    (relu, *_) = (node for node in network.model.graph.node if node.op_type == "Relu")
+    read = read_channels(network.model, network.input_shapes, (relu.name,))
+    blocked = {label for group in read.groups if "--exclude" in group.blocked_by for label in group.channels.tolist()}
+    assert blocked == set(np.unique(read.labels[relu.output[0]]).tolist())

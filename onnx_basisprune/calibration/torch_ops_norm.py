@@ -51,7 +51,7 @@ def normalize_batch(
 
 def normalize_instance(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
     """InstanceNormalization: a group normalisation with one channel per group, which allows 1x1 maps."""
-    return torch.group_norm(x, x.shape[1], scale, bias, epsilon)
+    return _normalize_by_group(x, x.shape[1], scale, bias, epsilon)
 
 
 def normalize_group(
@@ -69,7 +69,14 @@ def normalize_group(
     if opset < 21:
         width = x.shape[1] // num_groups
         scale, bias = scale.repeat_interleave(width), bias.repeat_interleave(width)
-    return torch.group_norm(x, num_groups, scale, bias, epsilon)
+    return _normalize_by_group(x, num_groups, scale, bias, epsilon)
+
+
+def _normalize_by_group(x: Tensor, groups: int, scale: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    # Where x needs no gradient, but the others do, torch's backward pass crashes the process on channels-last images.
+    if (scale.requires_grad or bias.requires_grad) and not x.requires_grad:
+        x = x.contiguous()
+    return torch.group_norm(x, groups, scale, bias, epsilon)
 
 
 def normalize_layer(

@@ -14,7 +14,7 @@ import numpy as np
 from onnx_basisprune.graph.channel_rules_einsum import trace_einsum
 from onnx_basisprune.graph.channel_rules_linear import LINEAR_RULES
 from onnx_basisprune.graph.channel_rules_shape import SHAPE_RULES
-from onnx_basisprune.graph.channel_rules_size import follow_sizes
+from onnx_basisprune.graph.channel_rules_size import follow_sizes, follow_stated_shape
 from onnx_basisprune.graph.channel_tracer import Tracer, UntraceableError
 from onnx_basisprune.planning.channels import fixed_labels, read_axis, varying_axes
 from onnx_basisprune.planning.types import Operation
@@ -72,8 +72,9 @@ def trace_pool(operation: Operation, tracer: Tracer) -> None:
     x = operation.inputs[0]
     rank = len(tracer.shape(x))
     tracer.require_none(x, range(2, rank), "it pools along the pruned axis")
-    for name in operation.outputs:
-        tracer.set(name, tracer.labels(x))
+    if any(operation.outputs[1:]):
+        raise UntraceableError("its second output tells positions among all channels")
+    tracer.set(operation.outputs[0], tracer.labels(x))
 
 
 def trace_reduction(operation: Operation, tracer: Tracer) -> None:
@@ -96,6 +97,18 @@ def trace_reduction(operation: Operation, tracer: Tracer) -> None:
     if not operation.attributes.get("keepdims", 1):
         labels = np.squeeze(labels, axis=tuple({axis % rank for axis in axes}))
     tracer.set(operation.outputs[0], labels)
+
+
+def trace_layer_norm(operation: Operation, tracer: Tracer) -> None:
+    """LayerNormalization, RMSNormalization over other axes; a scale that has the channels' axis follows them."""
+    x = operation.inputs[0]
+    _along(_trailing_axes)(operation, tracer)
+    rank = len(tracer.shape(x))
+    for index, name in enumerate(operation.inputs[1:], start=1):
+        for axis in varying_axes(tracer.labels(x)):
+            own_axis = axis - rank + len(tracer.shape(name)) if name else -1
+            if own_axis >= 0 and tracer.shape(name)[own_axis] > 1:
+                tracer.couple(operation, index, own_axis, read_axis(tracer.labels(x), axis))
 
 
 def _along(choose_axes: Callable[[Operation, int], list[int]]) -> Rule:
@@ -133,7 +146,7 @@ def _channel_axis(operation: Operation, rank: int) -> list[int]:  # noqa: ARG001
 
 
 def trace_shape(operation: Operation, tracer: Tracer) -> None:
-    """Shape and Size: numbers that follow by themselves."""
+    """Shape and Size: numbers that follow by themselves, or block what they count, see `follow_sizes`."""
     tracer.set(operation.outputs[0], fixed_labels(len(tracer.shape(operation.outputs[0]))))
 
 
@@ -155,9 +168,11 @@ _REDUCTIONS = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSum", "ReduceSumSquare",
 )  # fmt: skip
+# Those whose rules look at the channels of every input.
+_OF_EQUAL_INPUTS = frozenset({*_ELEMENTWISE, "Concat", "Einsum", "Gemm", "MatMul"})
 # Known ops whose channels stay: rare in classifiers, or mixing channels by nature.
 _NOT_FOLLOWED = (
-    "AffineGrid", "ArgMax", "ArgMin", "Attention", "Compress", "Constant", "ConstantOfShape", "CumProd", "CumSum",
+    "AffineGrid", "ArgMax", "ArgMin", "Attention", "Compress", "Constant", "CumProd", "CumSum",
     "EyeLike", "GatherElements", "GatherND", "GridSample", "LSTM", "MeanVarianceNormalization", "NonZero", "OneHot",
     "Range", "RotaryEmbedding", "Scatter", "ScatterElements", "ScatterND", "TopK", "Trilu",
 )  # fmt: skip
@@ -169,7 +184,7 @@ CHANNEL_RULES: dict[str, Rule] = {
     **dict.fromkeys(_NOT_FOLLOWED, trace_nothing),
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), trace_channel_norm),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _along(_softmax_axes)),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _along(_trailing_axes)),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), trace_layer_norm),
     **dict.fromkeys(("Shape", "Size"), trace_shape),
     "GroupNormalization": _along(_all_but_batch),
     "LRN": _along(_channel_axis),
@@ -186,15 +201,25 @@ def trace_operation(operation: Operation, tracer: Tracer) -> None:
     known = len(tracer.couplings)
     try:
         follow_sizes(operation, tracer)
+        if rule is not refuse_unknown and operation.op_type not in _OF_EQUAL_INPUTS:
+            _refuse_parameters(operation, tracer)
         rule(operation, tracer)
+        follow_stated_shape(operation, tracer)
     except UntraceableError as error:
         label = f"{operation.op_type} {operation.name}: {error}"
         for name in operation.inputs:
-            if name in tracer.traced:
-                tracer.classes.block(tracer.labels(name), label)
+            for labels in (tracer.traced.get(name), *tracer.sizes.get(name, ())):
+                if labels is not None:
+                    tracer.classes.block(labels, label)
         # What the rule had found before it gave up must stay, too: nothing says how it goes on.
         for coupling in tracer.couplings[known:]:
             tracer.classes.block(coupling.labels, label)
+
+
+def _refuse_parameters(operation: Operation, tracer: Tracer) -> None:
+    """Refuse a node whose scale, bias or the like has channels: of most ops only the first input's are followed."""
+    if any(map(tracer.is_traced, operation.inputs[1:])):
+        raise UntraceableError("it takes pruned channels for its parameters")
 
 
 def refuse_unknown(operation: Operation, tracer: Tracer) -> None:  # noqa: ARG001

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx_basisprune.graph.channel_rules_linear import make_labels, place
+from onnx_basisprune.graph.channel_rules_linear import make_labels
 from onnx_basisprune.graph.channel_tracer import Tracer, UntraceableError
-from onnx_basisprune.planning.channels import Labels, fixed_labels, read_axis, varying_axes
+from onnx_basisprune.planning.channels import Labels, fixed_labels, place, read_axis, varying_axes
 from onnx_basisprune.planning.types import Operation
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_basisprune.graph.channel_tracer import CONTRADICTION, Read, Tracer, UntraceableError
-from onnx_basisprune.planning.channels import FIXED, Labels, fixed_labels, read_axis, varying_axes
+from onnx_basisprune.planning.channels import FIXED, Labels, fixed_labels, place, read_axis, varying_axes
 from onnx_basisprune.planning.types import Operation
 
 _NOT_CONSTANT = "its weight isn't constant"
@@ -17,20 +17,13 @@ def make_labels(tracer: Tracer, count: int) -> Labels:
     return tracer.classes.make(count) if count > 1 else np.full(1, FIXED, dtype=np.int64)
 
 
-def place(labels: Labels, rank: int, axis: int) -> Labels:
-    """Return labels `[size]` as those of a tensor of a rank, along an axis."""
-    shape = [1] * rank
-    shape[axis] = len(labels)
-    return labels.reshape(shape)
-
-
 def trace_conv(operation: Operation, tracer: Tracer) -> None:
     """Conv, weight `[C_out, C_in / group, ...]`."""
     W, group = _open_conv(operation, tracer)
     if group == 1:
         tracer.couple(operation, 1, 1, tracer.read(operation, 0, 1, 1, 1))
         labels = make_labels(tracer, W.shape[0])
-    elif W.shape[1] == 1:
+    elif W.shape[1] == 1 and tracer.is_traced(operation.inputs[0]):
         labels = _follow_depthwise(operation, tracer, W.shape[0] // group)
     else:
         tracer.couple(operation, 1, 1, _unite_groups(operation, tracer, group, weight_axis=1)[: W.shape[1]])
@@ -47,7 +40,7 @@ def trace_conv_transpose(operation: Operation, tracer: Tracer) -> None:
         tracer.couple(operation, 1, 0, tracer.read(operation, 0, 1, 1, 0))
         labels = make_labels(tracer, W.shape[1])
         tracer.couple(operation, 1, 1, labels)
-    elif W.shape[0] == group:
+    elif W.shape[0] == group and tracer.is_traced(operation.inputs[0]):
         labels = _follow_depthwise(operation, tracer, W.shape[1])
         tracer.couple(operation, 1, 0, read_axis(tracer.labels(operation.inputs[0]), 1))
     else:
@@ -76,8 +69,7 @@ def _open_conv(operation: Operation, tracer: Tracer) -> tuple[np.ndarray, int]:
 
 def _follow_depthwise(operation: Operation, tracer: Tracer, multiplier: int) -> Labels:
     """Return the output's labels of a depthwise Conv: those of the input, each as often as it is used."""
-    labels = read_axis(tracer.labels(operation.inputs[0]), 1)
-    return np.repeat(labels, multiplier) if len(labels) > 1 else labels
+    return np.repeat(read_axis(tracer.labels(operation.inputs[0]), 1), multiplier)
 
 
 def _unite_groups(operation: Operation, tracer: Tracer, group: int, weight_axis: int) -> Labels:

@@ -6,10 +6,11 @@ from math import prod
 
 import numpy as np
 
-from onnx_basisprune.graph.channel_rules_linear import make_labels, place
+from onnx_basisprune.graph.channel_rules_linear import make_labels
+from onnx_basisprune.graph.channel_rules_size import label_shape
 from onnx_basisprune.graph.channel_tracer import CONTRADICTION, Tracer, UntraceableError
 from onnx_basisprune.graph.slices_and_pads import read_pads, read_slices
-from onnx_basisprune.planning.channels import FIXED, Labels, fixed_labels, read_axis, varying_axes
+from onnx_basisprune.planning.channels import FIXED, Labels, fixed_labels, place, read_axis, varying_axes
 from onnx_basisprune.planning.types import Operation
 
 _MOVED = "it changes the channel axis in a way that isn't followed"
@@ -38,10 +39,22 @@ def trace_transpose(operation: Operation, tracer: Tracer) -> None:
 
 
 def trace_expand(operation: Operation, tracer: Tracer) -> None:
-    """Expand repeats along axes on which labels don't vary."""
-    rank = len(tracer.shape(operation.outputs[0]))
-    labels = tracer.labels(operation.inputs[0])
-    tracer.set(operation.outputs[0], labels.reshape((1,) * (rank - labels.ndim) + labels.shape))
+    """Expand repeats along axes on which labels don't vary, to as many as other channels where it counts them."""
+    x, target = operation.inputs
+    shape, labels = tracer.shape(operation.outputs[0]), tracer.labels(x)
+    if tracer.is_traced(x):
+        tracer.set(operation.outputs[0], labels.reshape((1,) * (len(shape) - labels.ndim) + labels.shape))
+        return
+    made = label_shape(target, shape, tracer)
+    before = (1,) * (len(shape) - labels.ndim) + tuple(tracer.shape(x))
+    if any(before[axis] > 1 for axis in varying_axes(made)):
+        made = fixed_labels(len(shape))
+    tracer.set(operation.outputs[0], made)
+
+
+def trace_constant_of_shape(operation: Operation, tracer: Tracer) -> None:
+    """What is filled with a constant has the channels that its shape counts."""
+    tracer.set(operation.outputs[0], label_shape(operation.inputs[0], tracer.shape(operation.outputs[0]), tracer))
 
 
 def trace_tile(operation: Operation, tracer: Tracer) -> None:
@@ -104,6 +117,8 @@ def trace_split(operation: Operation, tracer: Tracer) -> None:
     x = operation.inputs[0]
     axis = int(operation.attributes.get("axis", 0)) % len(tracer.shape(x))
     labels, start = tracer.labels(x), 0
+    if labels.shape[axis] > 1:
+        _read_settings(operation, tracer)
     for name in operation.outputs:
         size = tracer.shape(name)[axis]
         if labels.shape[axis] > 1:
@@ -147,10 +162,12 @@ def trace_pad(operation: Operation, tracer: Tracer) -> None:
         (axis,) = varying_axes(labels)
         pads = read_pads(operation.attributes, _read_settings(operation, tracer), labels.ndim)
         before, after = pads.get(axis, (0, 0))
-        if (before or after) and (min(before, after) < 0 or operation.attributes.get("mode", "constant") != "constant"):
-            raise UntraceableError("it pads channels with other channels, or takes some away")
-        tracer.limit(1 + before + after)
-        parts = [tracer.classes.make(before), read_axis(labels, axis), tracer.classes.make(after)]
+        if (before or after) and operation.attributes.get("mode", "constant") != "constant":
+            raise UntraceableError("it pads channels with other channels")
+        tracer.limit(1 + max(before, 0) + max(after, 0))
+        size = labels.shape[axis]
+        kept = read_axis(labels, axis)[max(-before, 0) : size - max(-after, 0)]
+        parts = [tracer.classes.make(max(before, 0)), kept, tracer.classes.make(max(after, 0))]
         labels = place(np.concatenate(parts), labels.ndim, axis)
     tracer.set(operation.outputs[0], labels)
 
@@ -215,6 +232,7 @@ SHAPE_RULES = {
     "Cast": trace_identity,
     "CastLike": trace_identity,
     "Concat": trace_concat,
+    "ConstantOfShape": trace_constant_of_shape,
     "DepthToSpace": trace_depth_to_space,
     "Dropout": trace_identity,
     "Expand": trace_expand,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_basisprune.graph.channel_tracer import CONTRADICTION, Sizes, Tracer, UntraceableError
-from onnx_basisprune.planning.channels import Labels
+from onnx_basisprune.planning.channels import Labels, fixed_labels, place
 from onnx_basisprune.planning.types import Operation
 
 _SAME = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze"})
@@ -30,13 +30,16 @@ _STATED_SHAPES = {
     "Slice": (1, 2),
     "Tile": (1,),
 }
+# Those whose output has that very shape.
+_SHAPES_OF_OUTPUTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Resize": 3}
 _NONE: Labels = np.zeros(0, dtype=np.int64)
 
 
 def follow_sizes(operation: Operation, tracer: Tracer) -> None:
     """Note which channels a node's outputs count, and block those that it uses as a number."""
-    if operation.op_type == "Shape":
-        tracer.sizes[operation.outputs[0]] = _read_shape(operation, tracer)
+    if operation.op_type in ("Shape", "Size"):
+        counted = _read_shape(operation, tracer)
+        tracer.sizes[operation.outputs[0]] = counted if operation.op_type == "Shape" else [_join(counted)]
         return
     if not any(name in tracer.sizes for name in operation.inputs):
         return
@@ -48,6 +51,43 @@ def follow_sizes(operation: Operation, tracer: Tracer) -> None:
         if name in tracer.sizes and index not in _STATED_SHAPES.get(operation.op_type, ()):
             reason = f"{operation.op_type} {operation.name} uses their number as a value"
             tracer.classes.block(_join(tracer.sizes[name]), reason)
+
+
+def follow_stated_shape(operation: Operation, tracer: Tracer) -> None:
+    """Let channels that are counted for a shape go with those of the tensor that takes it, once it has its labels."""
+    index = _SHAPES_OF_OUTPUTS.get(operation.op_type)
+    if index is None or index >= len(operation.inputs) or operation.inputs[index] not in tracer.sizes:
+        return
+    if operation.attributes.get("axes"):
+        raise UntraceableError("it resizes some axes to computed sizes")
+    labels = tracer.labels(operation.outputs[0])
+    sizes, find = tracer.sizes[operation.inputs[index]], tracer.classes.find
+    # The target of an Expand may leave out the first axes.
+    for axis, counted in enumerate(sizes, start=labels.ndim - len(sizes)):
+        there = labels.reshape(-1) if labels.shape[axis] > 1 else labels.reshape(-1)[:0]
+        if not counted.size or np.array_equal(np.unique(find(counted)), np.unique(find(there))):
+            continue
+        reason = f"{operation.op_type} {operation.name} states a shape with the number of other channels"
+        if len(counted) == len(there):
+            tracer.classes.unite(counted, there, reason)
+        else:
+            tracer.classes.block(counted, reason)
+            tracer.classes.block(there, reason)
+
+
+def label_shape(name: str, shape: tuple[int, ...], tracer: Tracer) -> Labels:
+    """Return the labels of a tensor that is made in a shape: those of the channels that the shape counts.
+
+    Args:
+        name: The vector of sizes.
+        shape: The tensor's.
+        tracer: What the vector counts.
+    """
+    sizes = tracer.sizes.get(name, [])
+    for axis, counted in enumerate(sizes, start=len(shape) - len(sizes)):
+        if len(counted) == shape[axis] > 1:
+            return place(counted, len(shape), axis)
+    return fixed_labels(len(shape))
 
 
 def _read_shape(operation: Operation, tracer: Tracer) -> Sizes:

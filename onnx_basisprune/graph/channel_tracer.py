@@ -120,6 +120,8 @@ class Tracer:
         )
         if not fits:
             raise UntraceableError(CONTRADICTION)
+        if not labels.size:
+            raise UntraceableError("it makes a tensor without elements")
         self.traced[name] = self.classes.simplify(labels)
 
     def materialize(self, name: str) -> Labels:

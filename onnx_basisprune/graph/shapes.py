@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helpe
 
 from onnx_basisprune.errors import ModelError, quote
 from onnx_basisprune.graph.constant_folding import FOLDABLE_OPS, evaluate_node, read_constant
+from onnx_basisprune.graph.editing import list_overridable
 from onnx_basisprune.graph.inner_graphs import ONNX_DOMAINS, is_opaque
 from onnx_basisprune.graph.model_io import read_opset
 from onnx_basisprune.graph.tensors import copy_without_weights
@@ -91,6 +92,10 @@ def infer_dimensions(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
         model: A checked model; not changed.
     """
     light = _copy_for_inference(model)
+    overridable = list_overridable(model)
+    constants = [tensor for tensor in light.graph.initializer if tensor.name not in overridable]
+    del light.graph.initializer[:]
+    light.graph.initializer.extend(constants)
     result: dict[str, tuple[int | None, ...]] = {}
     graph = _infer_as_far_as_possible(light).graph
     for value in (*graph.input, *graph.value_info, *graph.output):

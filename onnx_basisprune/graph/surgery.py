@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnx_basisprune.errors import ModelError
-from onnx_basisprune.graph.dependency import ChannelMap
+from onnx_basisprune.graph.dependency import ChannelMap, DependencyGroup
 from onnx_basisprune.graph.editing import edit_graph, make_unique
 from onnx_basisprune.graph.lazy_weights import cut_constant
 from onnx_basisprune.graph.model_io import read_opset
 from onnx_basisprune.graph.shapes import Shape, infer_shapes
-from onnx_basisprune.graph.size_fixes import SIZE_FIXES, SizeContext
+from onnx_basisprune.graph.size_context import Site, SizeContext
+from onnx_basisprune.graph.size_fixes import SIZE_FIXES
 from onnx_basisprune.graph.tensors import drop_weights
 
 InputShapes = Mapping[str, Sequence[int]]
@@ -56,11 +57,11 @@ def remove_channels(
     def change(graph: gs.Graph) -> None:
         nodes = {node.name: node for node in graph.nodes}
         _cut_weights(graph, nodes, cuts)
-        taken = {*graph.tensors(), *nodes}
-        for node in graph.nodes:
+        site = Site(graph)
+        for node in list(graph.nodes):
             fix = SIZE_FIXES.get(node.op) if node.domain in (None, "", "ai.onnx") else None
             if fix is not None and any(context.is_cut(tensor.name) for tensor in [*node.inputs, *node.outputs]):
-                fix(node, context, taken)
+                fix(node, context, site)
 
     result = edit_graph(model, change)
     _forget_shapes(result, context)
@@ -137,25 +138,30 @@ def _check_shapes(model: ModelProto, found: Mapping[str, Shape], context: SizeCo
 def find_unfit_groups(
     model: ModelProto, channel_map: ChannelMap, input_shapes: InputShapes | None = None
 ) -> dict[str, str]:
-    """Try to remove a channel of every free group, and return those where that fails with the reason.
+    """Try to remove channels of every free group, and return those where that fails with the reason.
 
-    All at once first; where that fails, halves are tried until the culprits are found.
+    All at once first; where that fails, halves are tried until the culprits are found, each beside those that are known
+    to be fit: two may fail together only. Each group loses another number of channels, as far as it has so many, since
+    sizes that are mixed up may agree where they are the same.
     """
     light = drop_weights(model)
     free = [group for group in channel_map.groups if not group.blocked_by and len(group.channels) > 1]
+    lost = {group.name: group.channels[: 1 + at % (len(group.channels) - 1)].tolist() for at, group in enumerate(free)}
     unfit: dict[str, str] = {}
 
-    def search(start: int, end: int) -> None:
+    def choose(fit: list[DependencyGroup], tried: list[DependencyGroup]) -> list[DependencyGroup]:
+        """Return the groups that are fit and those that are tried, without the ones that don't fit."""
         try:
-            remove_channels(light, channel_map, [int(g.channels[0]) for g in free[start:end]], input_shapes)
+            removed = [channel for group in (*fit, *tried) for channel in lost[group.name]]
+            remove_channels(light, channel_map, removed, input_shapes)
         except SurgeryError as error:
-            if end - start == 1:
-                unfit[free[start].name] = str(error)
-            else:
-                middle = (start + end) // 2
-                search(start, middle)
-                search(middle, end)
+            if len(tried) == 1:
+                unfit[tried[0].name] = str(error)
+                return fit
+            middle = len(tried) // 2
+            return choose(choose(fit, tried[:middle]), tried[middle:])
+        return [*fit, *tried]
 
     if free:
-        search(0, len(free))
+        choose([], free)
     return unfit

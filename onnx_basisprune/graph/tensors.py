@@ -14,6 +14,7 @@ _Message = TypeVar("_Message", ModelProto, GraphProto, TensorProto)
 # Larger initializers never take part in shape arithmetic: only their shape matters, so neither checks nor inference
 # are given their data (it would be serialised, and may be over protobuf's 2 GiB).
 _LARGEST_SHAPE_OPERAND = 4096
+_INDEX_TYPES = (TensorProto.INT32, TensorProto.INT64)
 
 
 def iterate_tensors(model: ModelProto) -> Iterator[TensorProto]:
@@ -77,10 +78,11 @@ def copy_without_weights(model: ModelProto) -> ModelProto:
 
 
 def drop_weights(model: ModelProto) -> ModelProto:
-    """Copy a model with its large initializers' data left out."""
+    """Copy a model with its large initializers' data left out, but for indices: those of a Gather are renumbered."""
     light = copy_without(model, ("initializer",))
     light.graph.initializer.extend(
-        tensor if is_shape_operand(tensor) else sketch_tensor(tensor) for tensor in model.graph.initializer
+        tensor if is_shape_operand(tensor) or tensor.data_type in _INDEX_TYPES else sketch_tensor(tensor)
+        for tensor in model.graph.initializer
     )
     return light
 

@@ -108,6 +108,13 @@ def read_axis(labels: Labels, axis: int) -> Labels:
     return labels.reshape(-1) if labels.shape[axis] > 1 else labels.reshape(-1)[:1]
 
 
+def place(labels: Labels, rank: int, axis: int) -> Labels:
+    """Return labels `[size]` as those of a tensor of a rank, along an axis."""
+    shape = [1] * rank
+    shape[axis] = len(labels)
+    return labels.reshape(shape)
+
+
 def fixed_labels(rank: int) -> Labels:
     """Return the labels of a tensor that has no prunable axis."""
     return np.full((1,) * rank, FIXED, dtype=np.int64)

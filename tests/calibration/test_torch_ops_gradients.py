@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -136,3 +138,20 @@ def test_global_max_pool_sends_the_gradient_to_one_of_equal_maxima() -> None:
     assert x.grad is not None
     assert x.grad.flatten(2).sum(dim=-1).tolist() == [[1.0, 1.0]]
     assert int((x.grad != 0).sum()) == 2
+
+
+def test_a_scale_alone_gets_its_gradient_on_channels_last_images() -> None:
+    # In a process of its own: torch's backward pass of group_norm crashed it.
+    code = (
+        "import torch\n"
+        "from onnx_basisprune.calibration.torch_ops_norm import normalize_instance\n"
+        "x = torch.randn(4, 8, 6, 6).contiguous(memory_format=torch.channels_last)\n"
+        "scale, bias = torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True)\n"
+        "normalize_instance(x, scale, bias).square().sum().backward()\n"
+        "apart = [(x[:, c] - x[:, c].mean((1, 2), keepdim=True)) for c in range(8)]\n"
+        "unit = torch.stack([part / (part.square().mean((1, 2), keepdim=True) + 1e-5).sqrt() for part in apart], 1)\n"
+        "y = unit * scale.detach().view(-1, 1, 1) + bias.detach().view(-1, 1, 1)\n"
+        "assert torch.allclose(scale.grad, (2 * y * unit).sum((0, 2, 3)), rtol=1e-3, atol=1e-2)\n"
+        "assert torch.allclose(bias.grad, (2 * y).sum((0, 2, 3)), rtol=1e-3, atol=1e-2)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
@@ -42,6 +43,8 @@ CASES = {
     "depthwise multiplier": Case(
         "z = Conv <group = 8> (h, D, d)", 14, {"D": (16, 1, 3, 3), "d": (16,), "W2": (6, 16, 1, 1)}
     ),
+    "depthwise on the image": Case("g = Conv <group = 3> (x, D) z = Concat <axis = 1> (g, h)", 8 + 4 + 6,
+                                   {"D": (12, 1, 1, 1), "W2": (6, 20, 1, 1)}),
     "grouped": Case("z = Conv <group = 2> (h, D, d)", 4 + 5 + 6, {"D": (10, 4, 3, 3), "d": (10,), "W2": (6, 10, 1, 1)}),
     "grouped pair": Case(
         "g = Conv <group = 4> (h, D) r = Relu (g) z = Conv <group = 2> (r, E)",
@@ -136,8 +139,13 @@ CASES = {
         {"i0": ints(0), "i1": ints(1), "i3": ints(3), "zero": np.float32(0), "D": (11, 8, 1, 1), "W2": (6, 11, 1, 1)}),
     "channels padded by a value, opset 18": Case("z = Pad (h, pads, fill, axes)", 8 + 4 + 6, {
         "pads": ints(1, 3), "fill": np.float32(2), "axes": ints(-3), "W2": (6, 12, 1, 1)}, opset=18),
-    "channels taken away by a pad": Case("z = Pad (h, pads)", 6, {"pads": ints(0, -2, 0, 0, 0, 0, 0, 0),
-        "W2": (6, 6, 1, 1)}, blocked=("Pad z: it pads channels with other channels, or takes some away",)),
+    "channels taken away by a pad": Case("z = Pad (h, pads)", 14, {"pads": ints(0, -2, 0, 0, 0, 0, 0, 0),
+        "W2": (6, 6, 1, 1)}),
+    "channels taken away and padded": Case("z = Pad (h, pads)", 8 + 3 + 6, {"pads": ints(0, 3, 0, 0, 0, -4, 0, 0),
+        "W2": (6, 7, 1, 1)}),
+    "channels padded by channels": Case("z = Pad <mode = \"reflect\"> (h, pads)", 6, {
+        "pads": ints(0, 2, 0, 0, 0, 0, 0, 0), "W2": (6, 10, 1, 1)},
+        blocked=("Pad z: it pads channels with other channels",)),
     # Space
     "pools": Case("a = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (h) "
                   "z = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (a)", 14),
@@ -147,6 +155,8 @@ CASES = {
     "mean over space, opset 18": Case("z = ReduceMean (h, axes)", 14, {"axes": ints(2, 3)}, opset=18),
     "resize by scales": Case("z = Resize <mode = \"linear\"> (h, , scales)", 14,
                              {"scales": np.float32([1, 1, 2, 0.5])}),
+    "resize of some axes": Case("z = Resize <mode = \"nearest\", axes = [1, -1]> (h, , , s)", 14, {"s": ints(8, 16)},
+                                opset=18),
     "resize to sizes": Case("n = Shape <start = 0, end = 1> (h) s = Concat <axis = 0> (n, rest) "
                             "z = Resize <mode = \"nearest\"> (h, , , s)", 14, {"rest": ints(8, 4, 16)}),
     "upsample": Case("z = Upsample <mode = \"nearest\"> (h, scales)", 14, {"scales": np.float32([1, 1, 2, 2])},
@@ -171,6 +181,36 @@ CASES = {
         "s = Shape (h) c0 = Gather (s, i1) e = Div (c0, two) z = Slice (h, zero, e, i1)", 14,
         {"i1": ints(1), "two": ints(2), "zero": ints(0), "W2": (6, 4, 1, 1)},
     ),
+    # Sizes of others
+    "a target that two groups share": Case(
+        "s = Shape (x) n = Slice (s, i0, i1) to = Concat <axis = 0> (n, rest) a = Conv (h, D) b = Relu (a) "
+        "u = Reshape (b, to) v = Reshape (h, to) u2 = Relu (u) v2 = Sigmoid (v) u4 = Reshape (u2, back) "
+        "v4 = Reshape (v2, back) z = Concat <axis = 1> (u4, v4)", 8 + 8 + 6,
+        {"i0": ints(0), "i1": ints(1), "rest": ints(8, 64), "back": ints(0, 8, 8, 8), "D": (8, 8, 1, 1),
+         "W2": (6, 16, 1, 1)}),
+    "a target that is a number, too": Case(
+        "s = Shape (x) n = Slice (s, i0, i1) to = Concat <axis = 0> (n, rest) u = Reshape (h, to) "
+        "k = ReduceProd <keepdims = 0> (to) t = Cast <to = 1> (k) v = Div (u, t) w = Mul (v, much) r = Relu (w) "
+        "z = Reshape (r, back)", 14,
+        {"i0": ints(0), "i1": ints(1), "rest": ints(8, 64), "back": ints(0, 8, 8, 8), "much": np.float32(1000)}),
+    "a target that passes a node, shared": Case(
+        "s = Shape (x) n = Slice (s, i0, i1) t = Concat <axis = 0> (n, rest) to = Cast <to = 7> (t) "
+        "a = Conv (h, D) u = Reshape (a, to) v = Reshape (h, to) w = Concat <axis = 1> (u, v) z = Relu (w)", 8 + 8 + 6,
+        {"i0": ints(0), "i1": ints(1), "rest": ints(8, 8, 8), "D": (8, 8, 1, 1), "W2": (6, 16, 1, 1)}),
+    "the shape of other channels": Case(
+        "a = Conv (h, D) r = Relu (a) e = Reshape (r, flat) g = Relu (e) s = Shape (h) u = Reshape (g, s) "
+        "z = Concat <axis = 1> (u, h)", 8 + 6, {"flat": ints(0, 8, 64), "D": (8, 8, 1, 1), "W2": (6, 16, 1, 1)}),
+    "a mask as wide as channels": Case(
+        "m = Conv (x, D) g = Sigmoid (m) s = Shape (h) e = Expand (g, s) z = Mul (h, e)", 14, {"D": (1, 3, 1, 1)}),
+    "expanded to fewer axes": Case("g = Conv (h, D) to = Identity (rest) r = Relu (h) e = Expand (r, to) "
+                                   "z = Mul (e, g)", 14, {"D": (1, 8, 1, 1), "rest": ints(8, 8, 8)}),
+    "zeros as many as channels": Case(
+        "s = Shape (h) o = ConstantOfShape (s) k = Greater (h, o) z = Where (k, h, o)", 14),
+    "their number as a value": Case(
+        "n = Size (h) t = Cast <to = 1> (n) q = Div (h, t) m = Mul (q, much) z = Relu (m)", 6,
+        {"much": np.float32(1000)}, blocked=("Cast t uses their number as a value",)),
+    "squeezed without axes": Case("g = GlobalAveragePool (h) q = ReduceMax <axes = [0]> (g) s = Squeeze (q) "
+                                  "u = Reshape (s, to) z = Mul (h, u)", 14, {"to": ints(1, 8, 1, 1)}),
     "layouts": Case("a = Transpose <perm = [0, 2, 3, 1]> (h) b = Mul (a, s) "
                     "z = Transpose <perm = [0, 3, 1, 2]> (b)", 14, {"s": (8,)}),
     "softmax over space": Case("a = Reshape (h, to) b = Softmax <axis = 2> (a) z = Reshape (b, back)", 14,
@@ -223,6 +263,7 @@ CASES = {
                                     blocked=("Einsum z: its equation has implied or repeated indices",)),
     "cast": Case("a = Cast <to = 11> (h) z = Cast <to = 1> (a)", 14),
     # What blocks
+    "layer norm over space": Case("z = LayerNormalization <axis = 2> (h, s)", 14, {"s": (8, 1, 1)}),
     "layer norm": Case("a = Transpose <perm = [0, 2, 3, 1]> (h) b = LayerNormalization (a, s) "
                        "z = Transpose <perm = [0, 3, 1, 2]> (b)", 6, {"s": (8,)},
                        blocked=("LayerNormalization b: it works across the pruned axis",)),
@@ -240,6 +281,21 @@ CASES = {
     "neighbouring channels": Case("z = LRN <size = 3> (h)", 6, blocked=("LRN z: it works across the pruned axis",)),
     "cumulated": Case("z = CumSum (h, axis)", 6, {"axis": np.int64(1)}, blocked=(
         "CumSum z: its channels aren't followed",)),
+    "computed bias": Case(
+        "g = ReduceMean <axes = [0, 2, 3], keepdims = 0> (h) z = Conv (h, D, g)", 6, {"D": (8, 8, 1, 1)},
+        blocked=("Conv z: it takes pruned channels for its parameters",)),
+    "computed scale of a layer norm": Case(
+        "g = ReduceMean <axes = [0, 2, 3], keepdims = 0> (h) z = LayerNormalization <axis = 3> (h, g)", 6,
+        blocked=("LayerNormalization z: it takes pruned channels for its parameters",)),
+    "computed scale of an instance norm": Case(
+        "g = ReduceMean <axes = [0, 2, 3], keepdims = 0> (h) z = InstanceNormalization (h, g, t)", 6, {"t": (8,)},
+        blocked=("InstanceNormalization z: it takes pruned channels for its parameters",)),
+    "indices of a pool": Case(
+        "m, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (h) t = Cast <to = 1> (i) k = Mul (t, small) "
+        "z = Add (m, k)", 6, {"small": np.float32(0.01)},
+        blocked=("MaxPool m: its second output tells positions among all channels",)),
+    "an empty part": Case("s0, s1 = Split <axis = 1> (h, parts) z = Concat <axis = 1> (s1, s0)", 6,
+                          {"parts": ints(8, 0)}, blocked=("Split s0: it makes a tensor without elements",)),
     "computed weight": Case("a = Relu (D) z = Conv (h, a)", 6, {"D": (8, 8, 1, 1)},
                             blocked=("Conv z: its weight isn't constant",)),
 }  # fmt: skip
@@ -279,3 +335,21 @@ def test_constants_that_are_joined_lose_channels_too(build: Any, check_removal: 
     for choice in range(3):
         channel_map = check_removal(normalize_model(model), choice, batches=[1])
     assert {g.name: len(g.channels) for g in channel_map.groups if not g.blocked_by} == {"h": 8, "z": 4, "c": 6}
+
+
+def test_many_positions_are_renumbered(build: Any, check_removal: Any) -> None:
+    order = np.random.default_rng(0).permutation(8 * 1024)
+    nodes = STEM + "r = Relu (h) f = Flatten (r) q = Gather <axis = 1> (f, order) y = Gemm <transB = 1> (q, W3, b3)"
+    model = build(nodes, x="N, 3, 32, 32", **OWN | {"W3": (5, 8192), "order": order})
+    for node in model.graph.node:
+        node.name = node.output[0]
+    channel_map = check_removal(normalize_model(model), 0, shape=(3, 32, 32))
+    assert {g.name: len(g.channels) for g in channel_map.groups if not g.blocked_by} == {"h": 8}
+
+
+def test_parts_whose_sizes_a_caller_may_override_stay(build: Any) -> None:
+    nodes = STEM + "s0, s1 = Split <axis = 1> (h, parts) z = Concat <axis = 1> (s1, s0)" + HEAD
+    model = build(nodes, **OWN, parts=ints(3, 5))
+    model.graph.input.append(onnx.helper.make_tensor_value_info("parts", onnx.TensorProto.INT64, [2]))
+    (h, *_) = map_channels(normalize_model(model)).groups
+    assert h.blocked_by.endswith("how it does so is computed in the graph")
