@@ -148,9 +148,11 @@ def _list_findings(report: CompressionReport) -> list[str]:
 
 def _describe_search(search: SearchReport) -> str:
     """Return how the model was found."""
-    tries = f"{len(search.looks)} budgets tried on {search.images:,} images"
-    claims = "once" if search.claims == 1 else f"{search.claims} times"
-    return f"Search: {tries}; the images for the claim were looked at {claims}{', time is up' * search.stopped}"
+    count = len(search.looks)
+    tries = f"{count} candidate{'' if count == 1 else 's'} tried on {search.images:,} images"
+    claims = {0: "never", 1: "once"}.get(search.claims, f"{search.claims} times")
+    end = "; the time limit ended it" * search.stopped
+    return f"Search: {tries}; the images for the claim were looked at {claims}{end}"
 
 
 def _describe_timing(timing: TimingReport) -> str:

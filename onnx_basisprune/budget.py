@@ -108,6 +108,14 @@ def plan_cut(
     return PlannedCut(plan, forecast, result.losses, over <= 0, left)
 
 
+def keeps_as_much(one: Plan, other: Plan) -> bool:
+    """Return whether two plans keep as much of everything; those of one assessment are the same then."""
+    return all(
+        {name: len(kept) for name, kept in a.items()} == {name: len(kept) for name, kept in b.items()}
+        for a, b in ((one.components, other.components), (one.channels, other.channels))
+    )
+
+
 def list_removed(network: Network, plan: Plan) -> NDArray[np.int64]:
     """Return the classes of all channels that a plan removes."""
     gone = [

@@ -92,6 +92,4 @@ def _recover(run: Run, model: ModelProto, pairs: Mapping[str, PairNames]) -> tup
         run.teacher, student, classifier, {name: names.scaling for name, names in pairs.items()}
     )
     arrays, report = distillation.recover(run.recorder.advance, restart=lambda: run.recorder.start("recovery", steps))
-    if not report.kept:
-        run.recorder.warn("the recovery made nothing better on held-out images; the weights stay as they were planned.")
     return replace_initializers(model, arrays), report

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnx_basisprune.assessment import assess_network
-from onnx_basisprune.budget import Budget, PlannedCut, predict_times
+from onnx_basisprune.budget import Budget, PlannedCut, forecast_cost, predict_times
 from onnx_basisprune.costing import Unit, sum_latency
 from onnx_basisprune.fitting import fit_latency
 from onnx_basisprune.planning.types import Plan
@@ -51,12 +51,25 @@ class Outlook:
         """Return the plan that keeps a fraction of the original, by the forecast."""
         return self.prospect.plan(Budget(self.unit, target * self.whole / self.scale), self.run.config)
 
+    def count_kept(self, planned: PlannedCut) -> float:
+        """Return the fraction of the original that a plan keeps, in the same unit as what it was made for."""
+        return planned.left / self.whole * self.scale
+
+    def plan_nothing(self) -> PlannedCut:
+        """Return the plan that leaves the network as it is."""
+        network, prices = self.run.network, self.prospect.prices
+        plan, forecast = Plan({}, {}), forecast_cost(network, Plan({}, {}))
+        left = float(forecast.macs if self.unit == "macs" else forecast.parameters)
+        if self.unit == "latency" and prices is not None:
+            left = sum_latency(network, prices)
+        return PlannedCut(plan, forecast, {}, reached=True, left=left)
+
     def describe_timing(self, planned: PlannedCut) -> TimingReport | None:
         """Return what a plan was made with, and what it should take; `None` where time doesn't matter."""
         prices = self.prospect.prices
         if self.pricing is None or prices is None:
             return None
-        predicted = planned.left / self.whole * self.scale if self.unit == "latency" else None
+        predicted = self.count_kept(planned) if self.unit == "latency" else None
         align = choose_align(self.run.config, self.unit, prices.block)
         return TimingReport(self.pricing.digest, prices.block, align, predicted)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from onnx_basisprune.errors import ConfigError
 from onnx_basisprune.limits import GateLimits
 
 DEFAULT_MAX_DROP = 1.0
 DEFAULT_PROVIDER = "cpu"
+# Of a search, in percentage points: no number of images can tell less.
+_LEAST_DROP = 1e-6
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,15 @@ class CompressionConfig(PreprocessConfig, GateLimits):
                 be met or missed.
         """
         super().__post_init__()
+        self._check_choices()
         given = self._list_targets()
         self._check_plan(given)
         if self.bound is not None:
             self._check_search()
         elif self.time_limit is not None and not self.frontier:
             raise ConfigError("--time-limit ends a search for --max-drop, which a target or a plan doesn't need.")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ConfigError(f"--time-limit is {self.time_limit:g} s; expected more than 0.")
         if self.frontier and self.dry_run:
             raise ConfigError("--dry-run makes no model, and --frontier looks at several: leave one of them out.")
         if len(given) > 1:
@@ -173,6 +179,16 @@ class CompressionConfig(PreprocessConfig, GateLimits):
         }
         return {option: target for option, target in targets.items() if target is not None}
 
+    def _check_choices(self) -> None:
+        """Refuse values that aren't among those of their option."""
+        for name, hint in get_type_hints(type(self)).items():
+            parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+            choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+            others = tuple(part for part in parts if isinstance(part, type))
+            value = getattr(self, name)
+            if choices and value not in choices and not isinstance(value, others):
+                raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; expected one of {', '.join(choices)}.")
+
     def _check_counts(self) -> None:
         """Refuse counts that are too small."""
         for option, count in (
@@ -203,10 +219,10 @@ class CompressionConfig(PreprocessConfig, GateLimits):
 
     def _check_search(self) -> None:
         """Refuse options that a search for `bound` can't use."""
-        if self.max_drop is not None and not 0.0 < self.max_drop < 100.0:
-            raise ConfigError(f"--max-drop is {self.max_drop:g}; expected percentage points, over 0 and below 100.")
-        if self.time_limit is not None and self.time_limit <= 0:
-            raise ConfigError(f"--time-limit is {self.time_limit:g} s; expected more than 0.")
+        if self.max_drop is not None and not _LEAST_DROP <= self.max_drop < 100.0:
+            raise ConfigError(
+                f"--max-drop is {self.max_drop:g}; expected percentage points, at least {_LEAST_DROP:g} and below 100."
+            )
         if self.dry_run:
             raise ConfigError(
                 "--dry-run makes no model, and --max-drop (the default) looks at models: give a target, such as "

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnx_basisprune.budget import Budget, PlannedCut
+from onnx_basisprune.budget import Budget, PlannedCut, keeps_as_much
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.cutting import cut_network
-from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.pricing import Pricing
 from onnx_basisprune.progress import Recorder
 from onnx_basisprune.rounds import Prospect
@@ -66,7 +65,7 @@ def fit_latency(
     looks: list[TimedPlan] = []
     while len(looks) < (1 if pricing.is_pinned else _MOST_LOOKS):
         planned = prospect.plan(Budget("latency", limit), config)
-        if any(_is_same(planned.plan, look.planned.plan) for look in looks):
+        if any(keeps_as_much(planned.plan, look.planned.plan) for look in looks):
             break
         recorder.start(f"timing plan {len(looks) + 1}")
         looks.append(TimedPlan(planned, limit, planned.left / whole, _time_plan(prospect, planned, time_model)))
@@ -104,11 +103,3 @@ def _time_plan(prospect: Prospect, planned: PlannedCut, time_model: Callable[[Mo
     """Time a plan's model, without recovery: that changes values only."""
     model, _ = cut_network(prospect.network, prospect.assessment, planned.plan)
     return time_model(model)
-
-
-def _is_same(one: Plan, other: Plan) -> bool:
-    """Return whether two plans keep as much of everything."""
-    return all(
-        {name: len(kept) for name, kept in a.items()} == {name: len(kept) for name, kept in b.items()}
-        for a, b in ((one.components, other.components), (one.channels, other.channels))
-    )

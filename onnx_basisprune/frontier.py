@@ -38,24 +38,24 @@ def explore_frontier(outlook: Outlook, chosen: Candidate) -> tuple[FrontierPoint
         The points, the largest first.
     """
     run = outlook.run
-    own = chosen.planned.left / outlook.whole
+    own = outlook.count_kept(chosen.planned)
     points = {own: measure_point(outlook, chosen, own, is_chosen=True)}
     limit = run.config.time_limit
     run.recorder.deadline = None if limit is None else run.recorder.started + limit
     try:
-        targets = choose_targets(outlook.plan(_SMALLEST).left / outlook.whole)
+        targets = choose_targets(outlook.count_kept(outlook.plan(_SMALLEST)))
         for number in range(_COUNT):
             drops = {kept: point.drop_pp.estimate for kept, point in points.items()}
             target = find_widest_gap(drops) if max(drops.values()) > _COLLAPSED else targets[number]
             if target is None:
                 break
             planned = outlook.plan(target)
-            kept = planned.left / outlook.whole
+            kept = outlook.count_kept(planned)
             if all(_is_other(kept, known) for known in points):
                 candidate = build_candidate(run, outlook.prospect, planned)
                 points[kept] = measure_point(outlook, candidate, target, is_chosen=False)
     except TimeUpError:
-        run.recorder.warn(f"the trade-off has {len(points)} points only: the time limit of {limit:g} s is over.")
+        run.recorder.warn(f"the trade-off has fewer points than it could: the time limit of {limit:g} s is over.")
     finally:
         run.recorder.deadline = None
     return tuple(points[kept] for kept in sorted(points, reverse=True))
@@ -100,7 +100,7 @@ def measure_point(outlook: Outlook, candidate: Candidate, target: float, *, is_c
         predictions = run.predict_file(path, images, "frontier")
         timing = time_pair(path, run.network.input_shape[1:], run.config, _LOOK_SECONDS)
     drop = compare(baseline, predictions)
-    run.recorder.note(f"{candidate.planned.left / outlook.whole:.1%} kept: {drop.estimate:.2f} pp lower")
+    run.recorder.note(f"{outlook.count_kept(candidate.planned):.1%} kept: {drop.estimate:.2f} pp lower")
     return FrontierPoint(
         unit=outlook.unit,
         target=target,

@@ -157,7 +157,7 @@ def _list_inputs(inputs: Sequence[TensorSpec]) -> str:
 
 
 def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -> tuple[Subject, Images, Images]:
-    """Open calibration and validation images; no image is in both.
+    """Open calibration and validation images; where an image is in both, a warning says so.
 
     Args:
         subject: The model.
@@ -188,12 +188,25 @@ def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -
         held_back = open_dataset(config.val, choose_labels(config.val, config.labels))
     if config.limit is not None:
         data = data.draw(config.limit, config.seed)
+    if config.val is not None:
+        _warn_of_overlap(data, held_back, progress)
     calibration, _ = open_images(subject, data, config, progress, config.seed)
     if held_back.is_preprocessed == data.is_preprocessed:
         validation = Images(held_back, calibration.preprocessing)
     else:
         validation, _ = open_images(subject, held_back, config, progress, config.seed)
     return probe_head(subject, calibration), calibration, validation
+
+
+def _warn_of_overlap(data: Dataset, held_back: Dataset, progress: Progress) -> None:
+    """Say so where images are given for both parts: on these the compressed model looks better than it is."""
+    seen = set(data.hash_items())
+    count = sum(item in seen for item in held_back.hash_items())
+    if count:
+        progress.warn(
+            f"{count:,} of the {len(held_back):,} images of --val are in --data, too: the figures are on images that "
+            "the compressed model was fitted to; give others, or leave --val out."
+        )
 
 
 def choose_labels(source: Path, labels: Path | None) -> Path | None:

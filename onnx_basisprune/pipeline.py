@@ -36,7 +36,7 @@ from onnx_basisprune.run import Run, open_run
 from onnx_basisprune.runtime.class_accuracy import compare_classes
 from onnx_basisprune.runtime.environment import describe_environment
 from onnx_basisprune.runtime.evaluation import compare, summarize_accuracy
-from onnx_basisprune.search import search_candidate
+from onnx_basisprune.search import check_images, search_candidate
 from onnx_basisprune.summary import (
     choose_budget,
     describe_config,
@@ -199,6 +199,12 @@ def measure_result(report: CompressionReport, run: Run, files: Sequence[Path]) -
 def finish_report(report: CompressionReport, run: Run) -> CompressionReport:
     """Judge the gates, add warnings and times, and write the report where it was asked for."""
     config, network, recorder = run.config, run.network, run.recorder
+    if report.recovery is not None and not report.recovery.kept:
+        recorder.warn("the recovery made nothing better on held-out images; the weights stay as they were planned.")
+    if config.bound is None and config.max_drop is not None and not config.dry_run:
+        warning = check_images(config.max_drop, len(run.validation), "the gate --max-drop is judged on")
+        if warning is not None:
+            recorder.warn(f"{warning}: give more with --val.")
     has_anything = bool(network.eligible) or network.channels.removable.size > 0
     if not has_anything:
         usual = Counter(layer.reason for layer in network.layers).most_common(1)

@@ -16,27 +16,25 @@ from dataclasses import dataclass, field
 from math import ceil, exp, hypot, log
 from time import perf_counter
 
+from onnx_basisprune.budget import keeps_as_much
 from onnx_basisprune.candidates import Candidate, build_candidate, predict_candidate
 from onnx_basisprune.choosing import Outlook
 from onnx_basisprune.progress import TimeUpError
 from onnx_basisprune.results import SearchLook, SearchReport
 from onnx_basisprune.run import Trial
 from onnx_basisprune.runtime.evaluation import compare, estimate_standard_error
+from onnx_basisprune.tried import Tried, choose_step_back, extrapolate
 
 # Fractions to keep: nothing is tried below the least; the quick tries end at this ratio of two budgets, the ones with
 # recovery at that one.
 _LEAST = 0.001
 _QUICK_RATIO, _FINE_RATIO = 1.3, 1.07
-# Where none has been too small yet, the next budget as a fraction of the smallest that was accepted: at first, and what
-# may come of the line through two.
+# Where none has been too small yet, the next budget as a fraction of the smallest that was accepted, at first.
 _STRIDE = 0.7
-_STRIDES = (0.4, 0.85)
 # Else how far it lies from the accepted one to the other, whatever the line says: a drop far beyond the bound isn't on
 # it.
 _SHARES = (0.25, 0.75)
 _MOST_LOOKS = 12
-# After a claim that failed, the next candidate keeps so much more: at least, and at most.
-_STEPS_BACK = (1.07, 1.3)
 _IMAGES_PER_POINT = 800
 
 
@@ -49,9 +47,9 @@ def search_candidate(outlook: Outlook, trial: Trial, bound: float) -> tuple[Cand
         bound: The largest drop, in percentage points.
     """
     config, recorder = outlook.run.config, outlook.run.recorder
-    warning = check_images(bound, len(trial.images))
+    warning = check_images(bound, len(trial.images), "candidates are chosen on")
     if warning is not None:
-        recorder.warn(warning)
+        recorder.warn(f"{warning}: give twice as many with --val, of which half are for the claim.")
     deadline = None if config.time_limit is None else recorder.started + config.time_limit
     search = Search(outlook, trial, bound, deadline)
     search.run()
@@ -71,8 +69,8 @@ class Search:
         bound: Largest drop, in percentage points.
         deadline: When the search ends, of `perf_counter`; `None` for never. Nothing is begun that there is hardly the
             time for.
-        looks: What was tried.
-        accepted: Fraction to keep → candidate that was accepted.
+        looks: What was tried, as the report tells it.
+        tried: The same, in the same order.
         stopped: Whether the deadline ended the search.
     """
 
@@ -81,55 +79,57 @@ class Search:
     bound: float
     deadline: float | None = None
     looks: list[SearchLook] = field(default_factory=list)
-    accepted: dict[float, Candidate] = field(default_factory=dict)
+    tried: list[Tried] = field(default_factory=list)
     stopped: bool = False
-    # Fraction to keep → by how much the drop with its error was over the bound; negative where it was accepted.
-    _excess: dict[float, float] = field(default_factory=dict)
-    # Fraction to keep → the drop and its standard error of the candidate that was accepted.
-    _drops: dict[float, tuple[float, float]] = field(default_factory=dict)
     # What the smallest plan there is keeps, once it was asked for.
     _least: float = 0.0
 
     def run(self) -> None:
         """Try budgets until the smallest that is accepted is known well enough."""
-        low, high = _LEAST, 1.0
-        while high / low > _QUICK_RATIO and not self._is_over(tune=False):
-            middle = (low * high) ** 0.5
-            low, high = (low, middle) if self.try_target(middle, tune=False) else (middle, high)
-            low = max(low, min(high, self._least))
-        if not self.outlook.run.config.is_recovered:
-            return
-        self._excess.clear()
-        target: float | None = high * _STRIDE
-        for _ in range(_MOST_LOOKS):
-            if target is None or self._is_over(tune=True):
+        is_recovered = self.outlook.run.config.is_recovered
+        known = self._bisect(_QUICK_RATIO if is_recovered else _FINE_RATIO)
+        target: float | None = known * _STRIDE
+        for _ in range(_MOST_LOOKS if is_recovered else 0):
+            if target is None or self._is_over(tune=True) or self.try_target(target, tune=True) is None:
                 return
-            is_accepted = self.try_target(target, tune=True)
-            target = None if is_accepted and target <= self._least else self._choose_next(high)
+            target = self._choose_next(known)
+
+    def _bisect(self, ratio: float) -> float:
+        """Return what the smallest keeps that is accepted without recovery, 1 for the original.
+
+        Args:
+            ratio: How far it may be from one that isn't.
+        """
+        low, high = _LEAST, 1.0
+        while high / low > ratio and not self._is_over(tune=False):
+            tried = self.try_target((low * high) ** 0.5, tune=False)
+            if tried is None:
+                break
+            low, high = (low, tried.kept) if tried.is_accepted else (tried.ceiling, high)
+            low = max(low, min(high, self._least))
+        return high
 
     def _choose_next(self, known: float) -> float | None:
         """Return the budget to try next, `None` where the smallest is known well enough.
 
         Args:
-            known: The smallest that was accepted without recovery, and would be with it; else 1, the original.
+            known: What the smallest keeps that was accepted without recovery, and would be with it; else 1.
         """
-        accepted = sorted(target for target, excess in self._excess.items() if excess <= 0)
-        best = min([*accepted, known])
-        least = max((target for target, excess in self._excess.items() if excess > 0 and target < best), default=0.0)
-        if not least:
-            ratio = _STRIDE if len(accepted) < 2 else self._extrapolate(*accepted[:2])
-            return best * ratio if best * ratio >= _LEAST else None
+        tuned = [tried for tried in self.tried if tried.tuned]
+        accepted = sorted((tried for tried in tuned if tried.is_accepted), key=lambda tried: tried.kept)
+        best = min([*(tried.kept for tried in accepted), known])
+        refused = [tried for tried in tuned if not tried.is_accepted and tried.ceiling < best]
+        if not refused:
+            ratio = _STRIDE if len(accepted) < 2 else extrapolate(*accepted[:2])
+            is_last = any(tried.kept <= self._least for tried in tuned) or best * ratio < _LEAST
+            return None if is_last else best * ratio
+        last = max(refused, key=lambda tried: tried.ceiling)
+        least = max(last.budget, last.kept)
         if best / least <= _FINE_RATIO:
             return None
-        reserve = -self._excess[best] if accepted else self.bound
-        share = min(max(reserve / (reserve + self._excess[least]), _SHARES[0]), _SHARES[1])
-        return exp((1 - share) * log(best) + share * log(least))
-
-    def _extrapolate(self, best: float, other: float) -> float:
-        """Return how far below the smallest accepted budget the line through it and the next meets the bound."""
-        rise = (self._excess[best] - self._excess[other]) / log(other / best)
-        ratio = exp(self._excess[best] / rise) if rise > 0 else 0.0
-        return min(max(ratio, _STRIDES[0]), _STRIDES[1])
+        reserve = -accepted[0].excess if accepted and accepted[0].kept == best else self.bound
+        share = min(max(reserve / (reserve + last.excess), _SHARES[0]), _SHARES[1])
+        return exp((1 - share) * log(best) + share * log(last.ceiling))
 
     def _is_over(self, *, tune: bool) -> bool:
         """Return whether another candidate would take longer than there is time, be it as quick as the quickest."""
@@ -138,41 +138,41 @@ class Search:
         self.stopped |= is_over
         return is_over
 
-    def try_target(self, target: float, *, tune: bool) -> bool:
-        """Make the candidate of a budget, unless time is up before it is made; return whether it is accepted."""
+    def try_target(self, target: float, *, tune: bool) -> Tried | None:
+        """Make the candidate of a budget and look at it, `None` where time is up before it is made."""
         recorder = self.outlook.run.recorder
         recorder.deadline = self.deadline
         try:
             return self._look(target, tune=tune)
         except TimeUpError:
             self.stopped = True
-            return False
+            return None
         finally:
             recorder.deadline = None
 
-    def _look(self, target: float, *, tune: bool) -> bool:
-        """Make the candidate of a budget; return whether it is accepted."""
+    def _look(self, target: float, *, tune: bool) -> Tried:
+        """Make the candidate of a budget and look at it; what a plan gives is looked at once."""
         start, run = perf_counter(), self.outlook.run
         planned = self.outlook.plan(target)
-        kept = planned.left / self.outlook.whole
+        kept = self.outlook.count_kept(planned)
         if not planned.reached:
             self._least = kept
+        for tried in self.tried:
+            if tried.tuned == tune and keeps_as_much(tried.candidate.planned.plan, planned.plan):
+                tried.budget = max(tried.budget, target)
+                return tried
         candidate = build_candidate(run, self.outlook.prospect, planned, tune=tune)
         predictions = predict_candidate(run, candidate, self.trial.images)
         drop = compare(self.trial.baseline, predictions).estimate
         error = estimate_standard_error(self.trial.baseline, predictions)
-        # The smallest plan there is may keep more than was asked for.
-        budget = max(target, kept)
-        self._excess[budget] = drop + error - self.bound
-        is_accepted = self._excess[budget] <= 0
-        if is_accepted:
-            self.accepted[budget], self._drops[budget] = candidate, (drop, error)
-        self.looks.append(SearchLook(target, kept, tune, drop, error, is_accepted, perf_counter() - start))
+        tried = Tried(candidate, kept, target, tune, drop, error, drop + error - self.bound)
+        self.tried.append(tried)
+        self.looks.append(SearchLook(target, kept, tune, drop, error, tried.is_accepted, perf_counter() - start))
         run.recorder.note(
             f"{kept:.1%} kept{'' if tune else ', not recovered'}: {drop:.2f} pp lower (standard error {error:.2f}): "
-            f"{'accepted' if is_accepted else 'too much'}"
+            f"{'accepted' if tried.is_accepted else 'too much'}"
         )
-        return is_accepted
+        return tried
 
     def claim(self) -> tuple[Candidate, int]:
         """Return the smallest accepted candidate that holds the bound on the images for the claim, and the looks taken.
@@ -180,57 +180,64 @@ class Search:
         The smallest of what was accepted is the one that luck has helped most, and so is what holds at a second look:
         so what both parts say counts with its standard error. Where none holds, the model stays as it is.
         """
-        run, claims, failed, step = self.outlook.run, 0, 0.0, 1.0
-        while (budget := self._find_next(failed, step)) is not None:
+        run, claims, floor, step = self.outlook.run, 0, 0.0, 1.0
+        while (tried := self._find_next(floor, step)) is not None:
             claims += 1
-            predictions = predict_candidate(run, self.accepted[budget], run.validation)
+            predictions = predict_candidate(run, tried.candidate, run.validation)
             drop = compare(run.baseline, predictions).estimate
-            pooled, error = self._pool(budget, drop, estimate_standard_error(run.baseline, predictions))
+            pooled, error = self._pool(tried, drop, estimate_standard_error(run.baseline, predictions))
             if drop <= self.bound and pooled + error <= self.bound:
-                return self.accepted[budget], claims
+                return tried.candidate, claims
             run.recorder.note(
-                f"{budget:.1%} kept: {drop:.2f} pp lower on the images for the claim, {pooled:.2f} with the others "
+                f"{tried.kept:.1%} kept: {drop:.2f} pp lower on the images for the claim, {pooled:.2f} with the others "
                 f"(standard error {error:.2f}): the search steps back"
             )
-            failed, step = budget, choose_step_back(max(drop - error, pooled), error, self.bound)
-        return build_candidate(run, self.outlook.prospect, self.outlook.plan(1.0), tune=False), claims
+            floor, step = tried.kept, choose_step_back(max(drop - error, pooled), error, self.bound)
+        run.recorder.warn(f"nothing smaller was found that loses at most {self.bound:g} pp: the model stays as it is.")
+        return Candidate(self.outlook.plan_nothing(), run.network.model, None), claims
 
-    def _pool(self, budget: float, drop: float, error: float) -> tuple[float, float]:
+    def _pool(self, tried: Tried, drop: float, error: float) -> tuple[float, float]:
         """Return the drop of an accepted candidate over both parts, and its standard error.
 
         Args:
-            budget: The candidate's.
+            tried: The candidate.
             drop: On the images for the claim.
             error: Its standard error.
         """
         chosen, claimed = len(self.trial.images), len(self.outlook.run.validation)
-        earlier_drop, earlier_error = self._drops[budget]
         whole = chosen + claimed
         return (
-            (chosen * earlier_drop + claimed * drop) / whole,
-            hypot(chosen * earlier_error, claimed * error) / whole,
+            (chosen * tried.drop + claimed * drop) / whole,
+            hypot(chosen * tried.error, claimed * error) / whole,
         )
 
-    def _find_next(self, failed: float, step: float) -> float | None:
-        """Return the next accepted budget above one whose claim failed (0 for none), `None` where there isn't any.
+    def _find_next(self, floor: float, step: float) -> Tried | None:
+        """Return the smallest accepted candidate that keeps more than one whose claim failed, `None` for none.
 
         It may be far away, and without recovery: nearer ones are tried on the way there, each `step` times the one
         before it, and then itself with recovery. Where there is no time for that, they are tried without.
+
+        Args:
+            floor: What the failed one keeps, 0 where none did.
+            step: Over 1 where one did.
         """
-        recovers = self.outlook.run.config.is_recovered
-        known = min((budget for budget in self.accepted if budget > failed), default=1.0)
-        while failed and failed * step < known:
+        recovers, known, target = self.outlook.run.config.is_recovered, self._find_smallest(floor), floor
+        while target and target * step < (1.0 if known is None else known.kept):
             tune = recovers and not self._is_over(tune=True)
             if not tune and self._is_over(tune=False):
                 break
-            failed *= step
-            if self.try_target(failed, tune=tune):
-                return min(budget for budget in self.accepted if budget >= failed)
-        if known == 1.0:
-            return None
-        if self.accepted[known].recovery is None and recovers and not self._is_over(tune=True):
-            self.try_target(known, tune=True)
-        return known
+            target *= step
+            tried = self.try_target(target, tune=tune)
+            if tried is not None and tried.is_accepted and tried.kept > floor:
+                return self._find_smallest(floor)
+        if known is not None and recovers and not known.tuned and not self._is_over(tune=True):
+            self.try_target(known.budget, tune=True)
+        return self._find_smallest(floor)
+
+    def _find_smallest(self, floor: float) -> Tried | None:
+        """Return the accepted candidate that keeps least, of those over a floor; of two of one plan the recovered."""
+        accepted = (tried for tried in self.tried if tried.is_accepted and tried.kept > floor)
+        return min(accepted, key=lambda tried: (tried.kept, not tried.tuned), default=None)
 
     def describe(self, claims: int) -> SearchReport:
         """Return the search's course."""
@@ -238,30 +245,20 @@ class Search:
         return SearchReport(self.outlook.unit, self.bound, count, tuple(self.looks), claims, self.stopped)
 
 
-def choose_step_back(drop: float, error: float, bound: float) -> float:
-    """Return how many times as much the next candidate keeps, after one whose drop with its error is over the bound.
-
-    Drops were seen to fall with the square of what is kept, or faster.
-
-    Args:
-        drop: The failed candidate's, in percentage points.
-        error: Its standard error.
-        bound: The largest drop.
-    """
-    least, most = _STEPS_BACK
-    room = bound - error
-    return min(max((drop / room) ** (1 / 2), least), most) if room > 0 else most
-
-
-def check_images(bound: float, count: int) -> str | None:
+def check_images(bound: float, count: int, what: str) -> str | None:
     """Return why so few images can't support a bound, `None` where they can.
 
     Of models that differ on twice the bound of the images, half the bound is then one standard error at most.
+
+    Args:
+        bound: The largest drop, in percentage points.
+        count: Images.
+        what: What is done on them.
     """
-    needed = ceil(_IMAGES_PER_POINT / bound)
+    needed = ceil(_IMAGES_PER_POINT / bound) if bound > 0 else 0
     if count >= needed:
         return None
     return (
-        f"candidates are chosen on {count:,} images, too few to tell a drop of {bound:g} pp for sure; expected "
-        f"{needed:,} or more: give more with --val."
+        f"{what} {count:,} image{'' if count == 1 else 's'}, too few to tell a drop of {bound:g} pp for sure; expected "
+        f"{needed:,} or more"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import floor
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 import onnx_basisprune.progress as progress
 import onnx_basisprune.search as search
+from onnx_basisprune.candidates import Candidate
 from onnx_basisprune.config import CompressionConfig
 from onnx_basisprune.errors import ConfigError
+from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.progress import Recorder, Silence
 from onnx_basisprune.runtime.evaluation import Predictions, estimate_standard_error
 from onnx_basisprune.search import Search, check_images, search_candidate
@@ -40,6 +43,8 @@ class World:
         least: float = 0.0,
         seconds: float = 1.0,
         slower: float = 1.0,
+        step: float = 0.0,
+        scale: float = 1.0,
         **options: Any,
     ) -> None:
         self.built: list[tuple[float, bool]] = []
@@ -47,26 +52,45 @@ class World:
         config = CompressionConfig(max_drop=1.0, minimize="params", **options)
         recorder = Recorder(Silence())
         recorder.started = 0.0
-        run = SimpleNamespace(config=config, recorder=recorder, validation=range(COUNT), baseline=predict(0.0))
+        network = SimpleNamespace(model="the original")
+        run = SimpleNamespace(
+            config=config, recorder=recorder, validation=range(COUNT), baseline=predict(0.0), network=network
+        )
 
         def plan(target: float) -> SimpleNamespace:
-            return SimpleNamespace(left=max(target, least) * 100.0, reached=target >= least)
+            kept = max(target, least) if step == 0.0 else max(least, step * floor(target / step + 1e-9))
+            return SimpleNamespace(
+                left=kept * 100.0, reached=target >= least, plan=Plan({}, {"h": np.arange(round(1e6 * kept))})
+            )
+
+        def plan_nothing() -> SimpleNamespace:
+            return SimpleNamespace(left=100.0, reached=True, plan=Plan({}, {}))
+
+        def count_kept(planned: SimpleNamespace) -> float:
+            return float(planned.left / 100.0 * scale)
 
         def build(_run: Any, _prospect: Any, planned: SimpleNamespace, *, tune: bool) -> SimpleNamespace:
             self.clock += seconds * (slower if tune else 1.0)
             recorder.advance(1.0)
             self.built.append((planned.left / 100, tune))
-            return SimpleNamespace(planned=planned, tune=tune, recovery="its course" if tune else None)
+            return Candidate(planned, "a model", "its course" if tune else None)  # type: ignore[arg-type]
 
-        def say(_run: Any, candidate: SimpleNamespace, images: range) -> Predictions:
+        def say(_run: Any, candidate: Candidate, images: range) -> Predictions:
             lost = claimed if images is run.validation and claimed is not None else drop
-            return predict(lost(candidate.planned.left / 100, candidate.tune))
+            return predict(lost(candidate.planned.left / 100, candidate.recovery is not None))
 
         monkeypatch.setattr(search, "build_candidate", build)
         monkeypatch.setattr(search, "predict_candidate", say)
         for module in (search, progress):
             monkeypatch.setattr(module, "perf_counter", lambda: self.clock)
-        self.outlook: Any = SimpleNamespace(run=run, whole=100.0, unit="params", prospect=None, plan=plan)
+        self.outlook: Any = SimpleNamespace(
+            run=run,
+            unit="params",
+            prospect=None,
+            plan=lambda target: plan(target / scale),
+            plan_nothing=plan_nothing,
+            count_kept=count_kept,
+        )
 
     def run(self) -> tuple[Any, Any]:
         trial: Any = SimpleNamespace(images=range(COUNT), baseline=predict(0.0))
@@ -83,7 +107,7 @@ def test_the_smallest_budget_that_holds_is_found(monkeypatch: pytest.MonkeyPatch
     candidate, report = world.run()
     kept = candidate.planned.left / 100
     assert 0.23 <= kept <= 0.23 * 1.07
-    assert candidate.tune
+    assert candidate.recovery
     assert report.claims == 1
     assert not report.stopped
     assert [look.accepted for look in report.looks] == [
@@ -106,7 +130,7 @@ def test_a_failed_claim_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
     candidate, report = world.run()
     # Not as far as to the next that the search had accepted, 0.4 without recovery, though the claim was far off.
     assert 0.3 <= candidate.planned.left / 100 <= 0.3 * 1.3
-    assert candidate.tune
+    assert candidate.recovery
     assert report.claims > 1
 
 
@@ -114,7 +138,7 @@ def test_what_was_accepted_without_recovery_is_recovered_before_it_is_claimed(mo
     world = World(monkeypatch, lose_below(0.4, 0.2), claimed=lambda kept, tune: 0.0 if tune and kept >= 0.395 else 5.0)
     candidate, _ = world.run()
     assert 0.395 <= candidate.planned.left / 100 <= 0.4 * 1.15
-    assert candidate.tune
+    assert candidate.recovery
 
 
 def test_stepping_back_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +151,7 @@ def test_stepping_back_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert short.clock <= 10.0 * count + 5
     # What the search had accepted before is what is left.
     assert 0.4 <= candidate.planned.left / 100 <= 0.4 * 1.3
-    assert not candidate.tune
+    assert not candidate.recovery
 
 
 def test_after_a_near_miss_the_step_back_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +169,7 @@ def test_without_the_time_for_a_recovery_the_search_steps_back_without_it(monkey
     candidate, report = world.run()
     assert report.stopped
     assert 0.55 <= candidate.planned.left / 100 <= 0.55 * 1.3
-    assert not candidate.tune
+    assert not candidate.recovery
     assert world.clock <= 120.0
 
 
@@ -181,7 +205,7 @@ def test_where_nothing_holds_the_model_stays(monkeypatch: pytest.MonkeyPatch) ->
     world = World(monkeypatch, lambda _kept, _tune: 5.0)
     candidate, report = world.run()
     assert candidate.planned.left == 100
-    assert (candidate.tune, report.claims) == (False, 0)
+    assert (candidate.model, candidate.recovery, report.claims) == ("the original", None, 0)
     assert not any(look.accepted for look in report.looks)
 
 
@@ -204,10 +228,37 @@ def test_where_the_smallest_there_is_loses_too_much_the_search_goes_on_above_it(
     assert min(look.kept for look in quick if look.accepted) <= 0.6 * 1.3
 
 
+@pytest.mark.parametrize("scale", [0.6, 1.4])
+def test_where_the_clock_shows_other_than_the_table_nothing_is_tried_twice(
+    monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    world = World(monkeypatch, lambda kept, tune: 0.0 if kept * scale >= (0.23 if tune else 0.4) else 50.0, scale=scale)
+    candidate, report = world.run()
+    assert 0.23 <= candidate.planned.left / 100 * scale <= 0.23 * 1.07
+    assert all(look.kept == pytest.approx(look.target) for look in report.looks)
+    assert len(set(world.built)) == len(world.built)
+
+
+@pytest.mark.parametrize("step", [0.05, 0.2])
+def test_between_two_plans_that_there_are_nothing_is_tried_twice(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    world = World(monkeypatch, lose_below(0.6, 0.35), claimed=lose_below(0.5, 0.5), least=0.1, step=step)
+    candidate, report = world.run()
+    assert 0.5 - 1e-9 <= candidate.planned.left / 100 <= 0.5 * 1.3
+    assert len(set(world.built)) == len(world.built) == len(report.looks)
+    assert len({look.kept for look in report.looks if look.recovered}) == sum(look.recovered for look in report.looks)
+
+
+def test_a_recovery_that_spoils_the_smallest_plan_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, lambda _kept, tune: 5.0 if tune else 0.0, least=0.75)
+    candidate, _ = world.run()
+    assert (candidate.planned.left, candidate.recovery) == (75, None)
+    assert world.built == [(0.75, False), (0.75, True)]
+
+
 def test_without_recovery_only_quick_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, lose_below(0.4, 0.1), recover="none")
     candidate, report = world.run()
-    assert 0.4 <= candidate.planned.left / 100 <= 0.4 * 1.3
+    assert 0.4 <= candidate.planned.left / 100 <= 0.4 * 1.07
     assert not any(look.recovered for look in report.looks)
 
 
@@ -224,7 +275,7 @@ def test_a_recovery_that_takes_longer_than_there_is_time_is_given_up(monkeypatch
     world = World(monkeypatch, lose_below(0.4, 0.2), slower=1000.0, time_limit=75.0)
     candidate, report = world.run()
     assert report.stopped
-    assert not candidate.tune
+    assert not candidate.recovery
     assert 0.4 <= candidate.planned.left / 100 <= 0.4 * 1.3
     # What comes after the search isn't held to its deadline.
     world.outlook.run.recorder.advance(1.0)
@@ -249,7 +300,12 @@ def test_a_line_through_what_was_found_saves_looks(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("bound", "count", "warned"), [(1.0, 799, True), (1.0, 800, False), (4.0, 200, False)])
 def test_too_few_images_are_told(bound: float, count: int, warned: bool) -> None:
-    assert (check_images(bound, count) is not None) == warned
+    assert (check_images(bound, count, "judged on") is not None) == warned
+
+
+def test_a_bound_of_nothing_needs_no_number_of_images() -> None:
+    assert check_images(0.0, 1, "judged on") is None
+    assert str(check_images(1.0, 1, "judged on")).startswith("judged on 1 image, too few")
 
 
 def test_standard_error_by_hand() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -163,22 +163,23 @@ class Dataset:
         return self._convert_to_float32(picked, positions)
 
     def hash_content(self) -> str:
-        """Return the SHA-256 of all images and labels, in order, undecoded; as hexadecimal digits.
+        """Return the SHA-256 of all images and labels, in order, undecoded; as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for index, item in enumerate(self.hash_items()):
+            digest.update(f"{item} {-1 if self.labels is None else int(self.labels[index])} ".encode())
+        return digest.hexdigest()
+
+    def hash_items(self) -> Iterator[str]:
+        """Go through the SHA-256 of each image, undecoded, as hexadecimal digits.
 
         A file that can't be read counts as such: whoever loads it says so.
         """
-        digest = hashlib.sha256()
-        for index, position in enumerate(self._positions):
+        for position in self._positions:
             if isinstance(self._items, np.ndarray):
-                content = self._items[position].tobytes()
+                content = f"{self._items.dtype.str} {self._items.shape[1:]}".encode() + self._items[position].tobytes()
             else:
                 content = _read_file(self.source / self._items[position])
-            label = -1 if self.labels is None else int(self.labels[index])
-            digest.update(f"{label} {len(content)} ".encode())
-            digest.update(content)
-        if isinstance(self._items, np.ndarray):
-            digest.update(f"{self._items.dtype.str} {self._items.shape[1:]}".encode())
-        return digest.hexdigest()
+            yield hashlib.sha256(content).hexdigest()
 
     def _convert_to_float32(self, picked: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return finite float32 values of a float source's items."""

@@ -158,7 +158,7 @@ def test_a_trade_off_of_odd_figures_is_still_a_page(full_report: CompressionRepo
 
 def test_the_search_shows_what_it_tried(full_report: CompressionReport) -> None:
     text = read_text(full_report)
-    assert "As little of the time as a drop of 1 pp allows: 1 budget tried on 80 images" in text
+    assert "As little of the time as a drop of 1 pp allows: 1 candidate tried on 80 images" in text
     assert "51.00 % of the time 0.20 pp± 0.10 yes yes 2.5" in text
     assert {"search", "tradeoff"}.isdisjoint(Page(render_html(replace(full_report, search=None, frontier=()))).ids)
 
