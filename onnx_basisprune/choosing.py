@@ -42,18 +42,13 @@ class Outlook:
     prospect: Prospect
     pricing: Pricing | None
 
-    @property
-    def scale(self) -> float:
-        """What an earlier run found the clock to show over what the table foretells; 1 for other budgets."""
-        return self.pricing.read_scale(self.prospect.network) if self.unit == "latency" and self.pricing else 1.0
-
     def plan(self, target: float) -> PlannedCut:
         """Return the plan that keeps a fraction of the original, by the forecast."""
-        return self.prospect.plan(Budget(self.unit, target * self.whole / self.scale), self.run.config)
+        return self.prospect.plan(Budget(self.unit, target * self.whole), self.run.config)
 
     def count_kept(self, planned: PlannedCut) -> float:
-        """Return the fraction of the original that a plan keeps, in the same unit as what it was made for."""
-        return planned.left / self.whole * self.scale
+        """Return the fraction of the original that a plan keeps, by the forecast."""
+        return planned.left / self.whole
 
     def plan_nothing(self) -> PlannedCut:
         """Return the plan that leaves the network as it is."""
@@ -122,9 +117,15 @@ def assess_run(run: Run, unit: Unit, target: float) -> Outlook:
 def choose_plan(outlook: Outlook, target: float) -> tuple[PlannedCut, TimingReport | None]:
     """Return the plan that keeps a fraction of the original; one of time is held to the clock, but in a dry run."""
     run = outlook.run
-    if outlook.unit != "latency" or outlook.pricing is None or run.config.dry_run:
+    if outlook.unit != "latency" or outlook.pricing is None:
         planned = outlook.plan(target)
         return planned, outlook.describe_timing(planned)
+    if run.config.dry_run:
+        # What an earlier run found the clock to show over what the table foretells.
+        scale = outlook.pricing.read_scale(outlook.prospect.network)
+        planned = outlook.plan(target / scale)
+        timing = outlook.describe_timing(planned)
+        return planned, timing and replace(timing, predicted=outlook.count_kept(planned) * scale)
     best, plans = fit_latency(
         outlook.prospect, outlook.whole, target, outlook.time_model, outlook.pricing, run.config, run.recorder
     )
