@@ -58,12 +58,11 @@ def follow_stated_shape(operation: Operation, tracer: Tracer) -> None:
     index = _SHAPES_OF_OUTPUTS.get(operation.op_type)
     if index is None or index >= len(operation.inputs) or operation.inputs[index] not in tracer.sizes:
         return
-    if operation.attributes.get("axes"):
-        raise UntraceableError("it resizes some axes to computed sizes")
     labels = tracer.labels(operation.outputs[0])
     sizes, find = tracer.sizes[operation.inputs[index]], tracer.classes.find
-    # The target of an Expand may leave out the first axes.
-    for axis, counted in enumerate(sizes, start=labels.ndim - len(sizes)):
+    # The target of an Expand may leave out the first axes, a Resize names its own.
+    axes = operation.attributes.get("axes") or range(labels.ndim - len(sizes), labels.ndim)
+    for axis, counted in zip(axes, sizes, strict=False):
         there = labels.reshape(-1) if labels.shape[axis] > 1 else labels.reshape(-1)[:0]
         if not counted.size or np.array_equal(np.unique(find(counted)), np.unique(find(there))):
             continue

@@ -155,6 +155,11 @@ CASES = {
     "mean over space, opset 18": Case("z = ReduceMean (h, axes)", 14, {"axes": ints(2, 3)}, opset=18),
     "resize by scales": Case("z = Resize <mode = \"linear\"> (h, , scales)", 14,
                              {"scales": np.float32([1, 1, 2, 0.5])}),
+    "resize of some axes to those of another": Case(
+        "s = Shape <start = 2> (x) r = Relu (h) z = Resize <mode = \"nearest\", axes = [2, 3]> (r, , , s)", 14,
+        opset=18),
+    "resize of channels to as many as there are": Case(
+        "s = Shape <start = 1, end = 2> (h) z = Resize <mode = \"nearest\", axes = [1]> (h, , , s)", 14, opset=18),
     "resize of some axes": Case("z = Resize <mode = \"nearest\", axes = [1, -1]> (h, , , s)", 14, {"s": ints(8, 16)},
                                 opset=18),
     "resize to sizes": Case("n = Shape <start = 0, end = 1> (h) s = Concat <axis = 0> (n, rest) "
