@@ -131,7 +131,9 @@ def _list_findings(report: CompressionReport) -> list[str]:
     if report.recovery is not None:
         course = report.recovery
         losses = f"held-out loss {course.held_out_loss_before:.3g} -> {course.held_out_loss_after:.3g}"
-        lines.append(f"Recovery: {course.steps:,} steps, {losses}{'' if course.kept else ' (not kept)'}")
+        # Where a learning rate was too high, it began anew.
+        attempts = " in several attempts" * (course.steps > report.config.get("recover_steps", course.steps))
+        lines.append(f"Recovery: {course.steps:,} steps{attempts}, {losses}{'' if course.kept else ' (not kept)'}")
     lines += [f"Gate {show_gate(gate)}" for gate in report.gates]
     output = report.config.get("output")
     if output is not None:

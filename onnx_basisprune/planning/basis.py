@@ -104,8 +104,7 @@ def _take_root(gamma: FloatMatrix) -> tuple[FloatMatrix, FloatMatrix]:
 def _add_ridge(sigma: FloatMatrix, gram: FloatMatrix) -> FloatMatrix:
     """Make a rank-deficient Sigma positive definite on the space of the weights."""
     sigma = (sigma + sigma.T) / 2
-    values = np.linalg.eigvalsh(sigma)
-    if values[0] > _SINGULAR * max(values[-1], 0.0) and values[-1] > 0.0:
+    if _is_definite(sigma - _SINGULAR * float(np.linalg.norm(sigma)) * np.eye(len(sigma))):
         return sigma
     trace = float(np.trace(gram))
     if trace <= 0.0:
@@ -113,6 +112,15 @@ def _add_ridge(sigma: FloatMatrix, gram: FloatMatrix) -> FloatMatrix:
     # Dead outputs (all-zero Sigma) still need an order: that of the weights.
     scale = float(np.trace(sigma)) / trace if np.trace(sigma) > 0.0 else 1.0
     return sigma + _SIGMA_RIDGE * scale * gram
+
+
+def _is_definite(matrix: FloatMatrix) -> bool:
+    """Return whether a symmetric matrix is positive definite: a Cholesky takes a tenth of what eigenvalues take."""
+    try:
+        np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def _finish_basis(R: FloatMatrix, A: FloatMatrix, W: FloatMatrix, center: FloatMatrix) -> Basis:
