@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx.parser
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
@@ -79,6 +80,13 @@ def make_model() -> ModelProto:
         values = np.abs(values) + 0.5 if name == "var" else values
         model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
     return model
+
+
+@pytest.fixture(autouse=True)
+def _keep_denormals() -> Iterator[None]:
+    """Undo what onnxruntime does to the thread that runs a session: a test mustn't depend on those before it."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session", autouse=True)
