@@ -200,7 +200,7 @@ def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -
 
 def _warn_of_overlap(data: Dataset, held_back: Dataset, progress: Progress) -> None:
     """Say so where images are given for both parts: on these the compressed model looks better than it is."""
-    seen = set(data.hash_items())
+    seen = set(data.hash_items()) - {""}
     count = sum(item in seen for item in held_back.hash_items())
     if count:
         progress.warn(

@@ -20,7 +20,7 @@ from onnx_basisprune.budget import keeps_as_much
 from onnx_basisprune.candidates import Candidate, build_candidate, predict_candidate
 from onnx_basisprune.choosing import Outlook
 from onnx_basisprune.progress import TimeUpError
-from onnx_basisprune.results import SearchLook, SearchReport
+from onnx_basisprune.results import SearchReport
 from onnx_basisprune.run import Trial
 from onnx_basisprune.runtime.evaluation import compare, estimate_standard_error
 from onnx_basisprune.tried import Tried, choose_step_back, extrapolate
@@ -69,8 +69,7 @@ class Search:
         bound: Largest drop, in percentage points.
         deadline: When the search ends, of `perf_counter`; `None` for never. Nothing is begun that there is hardly the
             time for.
-        looks: What was tried, as the report tells it.
-        tried: The same, in the same order.
+        tried: What was looked at, in this order.
         stopped: Whether the deadline ended the search.
     """
 
@@ -78,7 +77,6 @@ class Search:
     trial: Trial
     bound: float
     deadline: float | None = None
-    looks: list[SearchLook] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
     stopped: bool = False
     # What the smallest plan there is keeps, once it was asked for.
@@ -124,8 +122,7 @@ class Search:
             is_last = any(tried.kept <= self._least for tried in tuned) or best * ratio < _LEAST
             return None if is_last else best * ratio
         last = max(refused, key=lambda tried: tried.ceiling)
-        least = max(last.budget, last.kept)
-        if best / least <= _FINE_RATIO:
+        if best / last.ceiling <= _FINE_RATIO:
             return None
         reserve = -accepted[0].excess if accepted and accepted[0].kept == best else self.bound
         share = min(max(reserve / (reserve + last.excess), _SHARES[0]), _SHARES[1])
@@ -133,7 +130,7 @@ class Search:
 
     def _is_over(self, *, tune: bool) -> bool:
         """Return whether another candidate would take longer than there is time, be it as quick as the quickest."""
-        seconds = min((look.seconds for look in self.looks if look.recovered == tune), default=0.0)
+        seconds = min((tried.seconds for tried in self.tried if tried.tuned == tune), default=0.0)
         is_over = self.deadline is not None and perf_counter() + seconds > self.deadline
         self.stopped |= is_over
         return is_over
@@ -165,9 +162,9 @@ class Search:
         predictions = predict_candidate(run, candidate, self.trial.images)
         drop = compare(self.trial.baseline, predictions).estimate
         error = estimate_standard_error(self.trial.baseline, predictions)
-        tried = Tried(candidate, kept, target, tune, drop, error, drop + error - self.bound)
+        excess, seconds = drop + error - self.bound, perf_counter() - start
+        tried = Tried(candidate, target, kept, target, tune, drop, error, excess, seconds)
         self.tried.append(tried)
-        self.looks.append(SearchLook(target, kept, tune, drop, error, tried.is_accepted, perf_counter() - start))
         run.recorder.note(
             f"{kept:.1%} kept{'' if tune else ', not recovered'}: {drop:.2f} pp lower (standard error {error:.2f}): "
             f"{'accepted' if tried.is_accepted else 'too much'}"
@@ -241,8 +238,8 @@ class Search:
 
     def describe(self, claims: int) -> SearchReport:
         """Return the search's course."""
-        count = len(self.trial.images)
-        return SearchReport(self.outlook.unit, self.bound, count, tuple(self.looks), claims, self.stopped)
+        count, looks = len(self.trial.images), tuple(tried.describe() for tried in self.tried)
+        return SearchReport(self.outlook.unit, self.bound, count, looks, claims, self.stopped)
 
 
 def check_images(bound: float, count: int, what: str) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import exp, log
 
 from onnx_basisprune.candidates import Candidate
+from onnx_basisprune.results import SearchLook
 
 # Where no candidate has been too small yet, what may come of the line through two: the next budget as a fraction of the
 # smallest that was accepted.
@@ -20,21 +21,25 @@ class Tried:
 
     Attributes:
         candidate: What came of the plan.
+        target: The fraction to keep that it was made for.
         kept: The fraction of the original that its plan keeps.
         budget: The largest fraction to keep for which that plan is made, as far as is known.
         tuned: Whether it was recovered.
         drop: On the images to choose on, in percentage points.
         error: The drop's standard error.
         excess: By how much both together are over the bound; negative where it was accepted.
+        seconds: What it took to make and to look at.
     """
 
     candidate: Candidate
+    target: float
     kept: float
     budget: float
     tuned: bool
     drop: float
     error: float
     excess: float
+    seconds: float
 
     @property
     def is_accepted(self) -> bool:
@@ -45,6 +50,10 @@ class Tried:
     def ceiling(self) -> float:
         """The largest fraction to keep that this plan answers for; where there is no smaller one, what it keeps."""
         return max(self.budget, self.kept)
+
+    def describe(self) -> SearchLook:
+        """Return what the report tells of it."""
+        return SearchLook(self.target, self.kept, self.tuned, self.drop, self.error, self.is_accepted, self.seconds)
 
 
 def extrapolate(best: Tried, other: Tried) -> float:

@@ -10,6 +10,7 @@ import onnx.parser
 import pytest
 
 from onnx_basisprune.config import CompressionConfig
+from onnx_basisprune.data.dataset import open_dataset
 from onnx_basisprune.errors import DataError, ModelError
 from onnx_basisprune.opening import choose_labels, open_data, open_subject
 from onnx_basisprune.progress import Recorder, Silence
@@ -113,6 +114,26 @@ def test_separate_validation_images(tmp_path: Path) -> None:
     _, calibration, validation = open_data(open_subject(path), config, recorder)
     assert (len(calibration), len(validation)) == (50, 20)
     assert recorder.warnings == []
+
+
+@pytest.mark.parametrize("shared", [0, 3])
+def test_images_that_are_given_for_both_parts_are_told(tmp_path: Path, shared: int) -> None:
+    data, val = write_images(tmp_path), write_images(tmp_path, "val.npz", 20)
+    with np.load(data) as one, np.load(val) as other:
+        x = np.concatenate([one["x"][:shared], other["x"]])
+    np.savez(val, x=x, y=x.mean(axis=(1, 2)).argmax(axis=1))
+    config, recorder = CompressionConfig(data=data, val=val, seed=1), Recorder(Silence())
+    open_data(open_subject(write_model(tmp_path)), config, recorder)
+    told = [warning for warning in recorder.warnings if "are in --data, too" in warning]
+    assert [warning.split(" images")[0] for warning in told] == ["3 of the 23"] * (shared > 0)
+
+
+def test_files_that_cannot_be_read_are_not_the_same_image(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "empty.png").touch()
+    parts = [set(open_dataset(tmp_path / name, None).hash_items()) for name in ("one", "other")]
+    assert parts == [{""}, {""}]
 
 
 def test_pixels_to_calibrate_on_and_floats_to_validate_on(tmp_path: Path) -> None:

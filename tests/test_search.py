@@ -330,7 +330,7 @@ def test_search_keeps_its_own_state(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, lose_below(0.4, 0.2))
     one, other = (Search(world.outlook, SimpleNamespace(images=[], baseline=predict(0.0)), 1.0) for _ in range(2))  # type: ignore[arg-type]
     one.try_target(0.5, tune=False)
-    assert (len(one.looks), len(other.looks)) == (1, 0)
+    assert (len(one.tried), len(other.tried)) == (1, 0)
 
 
 @pytest.mark.usefixtures("fake_clock")

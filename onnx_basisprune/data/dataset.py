@@ -172,14 +172,14 @@ class Dataset:
     def hash_items(self) -> Iterator[str]:
         """Go through the SHA-256 of each image, undecoded, as hexadecimal digits.
 
-        A file that can't be read counts as such: whoever loads it says so.
+        A file that can't be read has none, `""`: whoever loads it says so.
         """
         for position in self._positions:
             if isinstance(self._items, np.ndarray):
                 content = f"{self._items.dtype.str} {self._items.shape[1:]}".encode() + self._items[position].tobytes()
             else:
                 content = _read_file(self.source / self._items[position])
-            yield hashlib.sha256(content).hexdigest()
+            yield hashlib.sha256(content).hexdigest() if content else ""
 
     def _convert_to_float32(self, picked: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return finite float32 values of a float source's items."""

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnx_basisprune.errors import ModelError
 from onnx_basisprune.graph.dependency import ChannelMap, DependencyGroup
-from onnx_basisprune.graph.editing import edit_graph, make_unique
+from onnx_basisprune.graph.editing import edit_graph
 from onnx_basisprune.graph.lazy_weights import cut_constant
 from onnx_basisprune.graph.model_io import read_opset
 from onnx_basisprune.graph.shapes import Shape, infer_shapes
@@ -56,8 +56,8 @@ def remove_channels(
 
     def change(graph: gs.Graph) -> None:
         nodes = {node.name: node for node in graph.nodes}
-        _cut_weights(graph, nodes, cuts)
         site = Site(graph)
+        _cut_weights(site, nodes, cuts)
         for node in list(graph.nodes):
             fix = SIZE_FIXES.get(node.op) if node.domain in (None, "", "ai.onnx") else None
             if fix is not None and any(context.is_cut(tensor.name) for tensor in [*node.inputs, *node.outputs]):
@@ -85,10 +85,9 @@ def _find_cuts(channel_map: ChannelMap, gone: NDArray[np.int64]) -> dict[tuple[s
     return cuts
 
 
-def _cut_weights(graph: gs.Graph, nodes: Mapping[str, gs.Node], cuts: Mapping[tuple[str, int], _Cut]) -> None:
+def _cut_weights(site: Site, nodes: Mapping[str, gs.Node], cuts: Mapping[tuple[str, int], _Cut]) -> None:
     """Slice weights; one that is read elsewhere, too, is copied unless all readers cut it alike."""
-    taken = set(graph.tensors())
-    outlets = {id(tensor) for tensor in graph.outputs}  # those that inner graphs read among them
+    outlets = {id(tensor) for tensor in site.graph.outputs}  # those that inner graphs read among them
     made: dict[tuple[str, str], gs.Constant] = {}
     for (name, index), cut in cuts.items():
         node = nodes[name]
@@ -102,8 +101,7 @@ def _cut_weights(graph: gs.Graph, nodes: Mapping[str, gs.Node], cuts: Mapping[tu
                 if tensor is weight
             ]
             alike = id(weight) not in outlets and all(other == cut for other in readers)
-            new_name = weight.name if alike else make_unique(weight.name, taken)
-            taken.add(new_name)
+            new_name = weight.name if alike else site.name(weight.name)
             made[key] = gs.Constant(new_name, cut_constant(weight, cut.keep))
         node.inputs[index] = made[key]
 
