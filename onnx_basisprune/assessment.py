@@ -105,7 +105,7 @@ def assess_network(
         # A basis takes the memory that its moments took: of wide networks both together are many GiB.
         item = statistics.pop(name)
         # What the loss doesn't depend on (another output's branch) isn't worthless: it is left alone.
-        if item.gradient_outer.any():
+        if item.gradient_outer.values.any():
             bases[name] = _make_basis(kind, network.weight(layers[name]), biases[name], spaces[name], item)
     reads = moments.finish()
     compensated = tuple(item for item in wanted if item.tensor in reads)

@@ -18,6 +18,7 @@ from onnx_basisprune.errors import ModelError
 from onnx_basisprune.graph.model_io import parse_model, serialize_model
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.compensation import ReadStatistics
+from onnx_basisprune.planning.triangle import Triangle
 from onnx_basisprune.planning.types import Basis, Plan
 from onnx_basisprune.progress import Recorder
 from onnx_basisprune.results import RecoveryReport
@@ -29,6 +30,7 @@ _ASSESSED_BY = ("basis", "prune", "exclude", "batch_size", "seed")
 _TUNED_BY = ("recover", "recover_steps", "augment")
 _BASIS_FIELDS = ("R", "A", "center")
 
+Vector = NDArray[np.float64]
 Built = tuple["ModelProto", RecoveryReport | None]
 
 
@@ -109,7 +111,7 @@ def _pack_assessment(assessment: Assessment) -> tuple[Arrays, dict[str, Any]]:
         **{f"basis{i}.{field}": getattr(basis, field) for i, basis in enumerate(bases) for field in _BASIS_FIELDS},
         **{f"scores{i}": scores for i, scores in enumerate(assessment.components.values())},
         **{f"read{i}.total": read.total for i, read in enumerate(reads)},
-        **{f"read{i}.outer": read.outer for i, read in enumerate(reads)},
+        **{f"read{i}.outer": read.outer.values for i, read in enumerate(reads)},
         "channels": np.array(list(assessment.channels), np.int64),
         "channel_scores": np.array(list(assessment.channels.values()), np.float64),
     }
@@ -126,7 +128,7 @@ def _pack_assessment(assessment: Assessment) -> tuple[Arrays, dict[str, Any]]:
 def _unpack_assessment(network: Network, arrays: Mapping[str, NDArray[Any]], note: Mapping[str, Any]) -> Assessment:
     """Return what `_pack_assessment` has packed."""
     reads = {
-        name: ReadStatistics(arrays[f"read{i}.total"], arrays[f"read{i}.outer"], positions, images)
+        name: _unpack_read(arrays[f"read{i}.total"], arrays[f"read{i}.outer"], positions, images)
         for i, (name, positions, images) in enumerate(
             zip(note["reads"], note["positions"], note["images"], strict=True)
         )
@@ -141,3 +143,8 @@ def _unpack_assessment(network: Network, arrays: Mapping[str, NDArray[Any]], not
         reads=reads,
         compensated=tuple(item for item in list_compensated(network) if item.tensor in reads) if reads else (),
     )
+
+
+def _unpack_read(total: Vector, outer: Vector, positions: int, images: int) -> ReadStatistics:
+    """Return moments of one tensor, whose triangle was kept as its values."""
+    return ReadStatistics(total, Triangle(len(total), outer), positions, images)

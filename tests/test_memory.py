@@ -44,7 +44,7 @@ def assert_same(one: Assessment, other: Assessment) -> None:
         np.testing.assert_array_equal(one.components[name], other.components[name])
     for name, read in one.reads.items():
         np.testing.assert_array_equal(read.total, other.reads[name].total)
-        np.testing.assert_array_equal(read.outer, other.reads[name].outer)
+        np.testing.assert_array_equal(read.outer.values, other.reads[name].outer.values)
         assert read.positions == other.reads[name].positions
     assert [item.edge for item in one.compensated] == [item.edge for item in other.compensated]
 

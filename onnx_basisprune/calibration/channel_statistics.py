@@ -64,7 +64,7 @@ class ReadMoments:
             ModelError: What a node reads isn't finite.
         """
         for name, sums in self._sums.items():
-            if not np.isfinite(sums.total).all() or not np.isfinite(sums.outer).all():
+            if not np.isfinite(sums.total).all() or not np.isfinite(sums.outer.values).all():
                 raise ModelError(
                     f"Node {quote(self._owners[name].edge[0])} reads {quote(name)}, which is NaN or so large that its "
                     "squares overflow; expected finite values: check the preprocessing and the weights before it."

@@ -21,6 +21,7 @@ from onnx_basisprune.calibration.gradient_pass import (
     ReadStart,
 )
 from onnx_basisprune.errors import ModelError, quote
+from onnx_basisprune.planning.triangle import Triangle
 from onnx_basisprune.planning.types import Basis, ConvStatistics, ReducedSpace
 
 
@@ -29,13 +30,13 @@ class RowSums:
 
     Attributes:
         total: `sum t`, `[q]`.
-        outer: `sum t tᵀ`, `[q, q]`.
+        outer: The triangle of `sum t tᵀ`, `[q, q]`.
         count: Rows.
     """
 
     def __init__(self, q: int) -> None:
         self.total = np.zeros(q)
-        self.outer = np.zeros((q, q))
+        self.outer = Triangle(q)
         self.count = 0
         self._shift: torch.Tensor | None = None
 
@@ -46,11 +47,13 @@ class RowSums:
         centered = rows - self._shift
         # Back from shifted to plain sums, in float64: plain sums add up over shards.
         sums, shift, count = centered.sum(dim=0).double().numpy(), self._shift.double().numpy(), len(rows)
-        self.total += sums + count * shift
         self.count += count
-        mixed = np.outer(shift, sums)
-        self.outer += (centered.T @ centered).double().numpy()
-        self.outer += mixed + mixed.T + count * np.outer(shift, shift)
+        self.total += sums + count * shift
+        _add_products(self.outer, centered)
+        for start, block in self.outer.blocks():
+            rows_, columns = slice(start, start + len(block)), slice(start, None)
+            block += np.outer(shift[rows_], sums[columns] + count * shift[columns])
+            block += np.outer(sums[rows_], shift[columns])
 
 
 class _Moments:
@@ -59,7 +62,7 @@ class _Moments:
     def __init__(self, channels: int, space: ReducedSpace | None, bias: NDArray[np.float64]) -> None:
         q = channels if space is None else space.U.shape[1]
         self.sums = RowSums(q)
-        self.gradient_outer = np.zeros((q, q))
+        self.gradient_outer = Triangle(q)
         self._U = None if space is None else torch.from_numpy(space.U).float()
         self._b = torch.from_numpy(bias).float()
 
@@ -73,7 +76,13 @@ class _Moments:
         g = _to_rows(gradient)
         if self._U is not None:
             g = g @ self._U
-        self.gradient_outer += (g.T @ g).double().numpy()
+        _add_products(self.gradient_outer, g)
+
+
+def _add_products(outer: Triangle, rows: torch.Tensor) -> None:
+    """Add `rowsᵀ rows` of `[m, q]` to a triangle."""
+    for start, block in outer.blocks():
+        block += (rows[:, start : start + len(block)].T @ rows[:, start:]).numpy()
 
 
 def _to_rows(y: torch.Tensor) -> torch.Tensor:
@@ -124,14 +133,14 @@ def _check_finite(moments: Mapping[str, _Moments]) -> None:
     """
     remedy = "check the preprocessing and the node's weights, or leave the node out with --exclude"
     for name, item in moments.items():
-        if not np.isfinite(item.sums.outer).all():
+        if not np.isfinite(item.sums.outer.values).all():
             raise ModelError(
                 f"Node {quote(name)} gives outputs that are NaN or so large that their squares overflow; expected "
                 f"finite ones: {remedy}."
             )
     # Gradients come from behind: the last node that has them is the nearest.
     for name, item in reversed(list(moments.items())):
-        if not np.isfinite(item.gradient_outer).all():
+        if not np.isfinite(item.gradient_outer.values).all():
             raise ModelError(
                 f"The loss gradient at node {quote(name)} isn't finite; expected finite gradients: look behind it "
                 f"for an operator without a derivative at some values, such as the square root at 0."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -30,9 +31,16 @@ class SizeContext:
     gone: NDArray[np.int64]
     opset: int
 
+    @cached_property
+    def _kept(self) -> NDArray[np.bool_]:
+        """Whether each class stays, by its label; the last one stands for all that are higher."""
+        kept = np.ones(int(self.gone.max(initial=0)) + 2, dtype=np.bool_)
+        kept[self.gone] = False
+        return kept
+
     def stays(self, name: str) -> NDArray[np.bool_]:
         """Return which positions of a traced tensor stay, in the shape of its labels."""
-        return np.asarray(~np.isin(self.labels[name], self.gone))
+        return self._kept[np.minimum(self.labels[name], len(self._kept) - 1)]
 
     def is_cut(self, name: str) -> bool:
         """Return whether a tensor loses channels."""

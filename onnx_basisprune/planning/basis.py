@@ -61,9 +61,11 @@ def make_fisher_basis(
 ) -> Basis:
     """Return the data-aware basis that minimises `tr(Gamma E[(y-y')(y-y')ᵀ])` at every rank.
 
-        H = (Gamma' + 1e-3·mean(diag Gamma)·I)^{1/2}      H = I where Gamma = 0
-        Q, lambda = eigh(H Sigma H), largest first
-        R = Qᵀ H      A = H⁻¹ Q
+        H Hᵀ = Gamma' + 1e-3·mean(diag Gamma)·I      H = I where Gamma = 0
+        Q, lambda = eigh(Hᵀ Sigma H), largest first
+        R = Qᵀ Hᵀ      A = H⁻ᵀ Q
+
+    H is the Cholesky factor: any root gives the same R and A, up to signs, as roots differ by a rotation that Q undoes.
 
     Gamma' is Gamma as far as its samples are to be trusted (`planning.shrinkage`). Where they are few, Gamma itself is
     all but singular, `A R` of a cut a projection along directions far from a right angle, and what other images have
@@ -80,31 +82,27 @@ def make_fisher_basis(
         A basis of full rank (fewer components only where W itself is singular), largest eigenvalue first.
     """
     gram = W @ W.T if space is None else np.diag(space.D**2)
-    H, inverse = _take_root(shrink(statistics.gamma, statistics.positions))
-    sigma = _add_ridge(statistics.sigma, gram)
-    eigenvalues, vectors = np.linalg.eigh(H @ sigma @ H)
-    Q = vectors[:, np.argsort(eigenvalues)[::-1]]
-    R, A = Q.T @ H, inverse @ Q
+    H = _take_root(shrink(statistics.gamma, statistics.positions))
+    Q = np.linalg.eigh(H.T @ _add_ridge(statistics.sigma, gram) @ H)[1][:, ::-1]
+    R, A = (H @ Q).T, np.linalg.solve(H.T, Q)
     if space is not None:
         R, A = R @ space.U.T, space.U @ A
     return _finish_basis(R, A, W, center)
 
 
-def _take_root(gamma: FloatMatrix) -> tuple[FloatMatrix, FloatMatrix]:
-    """Return the symmetric root `H` of the ridged Gamma, and its inverse."""
-    identity = np.eye(len(gamma))
+def _take_root(gamma: FloatMatrix) -> FloatMatrix:
+    """Return the lower triangular root `H` of the ridged Gamma, the identity where Gamma is zero."""
     ridge = _GAMMA_RIDGE * float(np.mean(np.diag(gamma)))
     if not ridge > 0.0:
-        return identity, identity
-    values, vectors = np.linalg.eigh((gamma + gamma.T) / 2 + ridge * identity)
-    root = np.sqrt(np.maximum(values, ridge))
-    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
+        return np.eye(len(gamma))
+    while (root := _find_cholesky(gamma, ridge)) is None:
+        ridge *= 10  # rounding has left less than nothing in some direction
+    return root
 
 
 def _add_ridge(sigma: FloatMatrix, gram: FloatMatrix) -> FloatMatrix:
     """Make a rank-deficient Sigma positive definite on the space of the weights."""
-    sigma = (sigma + sigma.T) / 2
-    if _is_definite(sigma - _SINGULAR * float(np.linalg.norm(sigma)) * np.eye(len(sigma))):
+    if _find_cholesky(sigma, -_SINGULAR * float(np.linalg.norm(sigma))) is not None:
         return sigma
     trace = float(np.trace(gram))
     if trace <= 0.0:
@@ -114,13 +112,14 @@ def _add_ridge(sigma: FloatMatrix, gram: FloatMatrix) -> FloatMatrix:
     return sigma + _SIGMA_RIDGE * scale * gram
 
 
-def _is_definite(matrix: FloatMatrix) -> bool:
-    """Return whether a symmetric matrix is positive definite: a Cholesky takes a tenth of what eigenvalues take."""
+def _find_cholesky(matrix: FloatMatrix, ridge: float) -> FloatMatrix | None:
+    """Return the Cholesky factor of a symmetric matrix with a ridge, `None` where that isn't positive definite."""
+    ridged = matrix.copy()
+    ridged[np.diag_indices(len(ridged))] += ridge
     try:
-        np.linalg.cholesky(matrix)
+        return np.linalg.cholesky(ridged)
     except np.linalg.LinAlgError:
-        return False
-    return True
+        return None
 
 
 def _finish_basis(R: FloatMatrix, A: FloatMatrix, W: FloatMatrix, center: FloatMatrix) -> Basis:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_basisprune.planning.shrinkage import RIDGE
+from onnx_basisprune.planning.triangle import Triangle
 
 Matrix = NDArray[np.float64]
 
@@ -32,13 +33,13 @@ class ReadStatistics:
 
     Attributes:
         total: `sum x`, `[C]` float64, over images and positions.
-        outer: `sum x xᵀ`, `[C, C]` float64.
+        outer: `sum x xᵀ`, `[C, C]`.
         positions: Number of summed positions.
         images: Number of images that they are of.
     """
 
     total: Matrix
-    outer: Matrix
+    outer: Triangle
     positions: int
     images: int
 
@@ -50,16 +51,21 @@ class ReadStatistics:
     @property
     def second(self) -> Matrix:
         """Second moment of `x`, `[C, C]`."""
-        return self.outer / self.positions
+        second = self.outer.full()
+        second /= self.positions
+        return second
 
     @property
     def covariance(self) -> Matrix:
         """Covariance of `x`, `[C, C]`."""
-        return self.second - np.outer(self.mean, self.mean)
+        covariance = self.second
+        covariance -= np.outer(self.mean, self.mean)
+        return covariance
 
     def select(self, order: NDArray[np.int64]) -> ReadStatistics:
         """Return those of some of the channels, in the order given."""
-        return ReadStatistics(self.total[order], self.outer[np.ix_(order, order)], self.positions, self.images)
+        outer = Triangle.of(self.outer.full()[np.ix_(order, order)])
+        return ReadStatistics(self.total[order], outer, self.positions, self.images)
 
 
 def regress_removed(
@@ -101,6 +107,7 @@ def _solve(moments: Matrix, kept: NDArray[np.bool_], floor: float) -> tuple[Matr
     inner = moments[np.ix_(kept, kept)]
     ridge = RIDGE * max(0.0, float(np.mean(np.diag(inner)))) + floor
     cross = moments[np.ix_(gone, kept)]
-    coefficients = np.linalg.solve(inner + ridge * np.eye(len(inner)), cross.T).T
+    inner[np.diag_indices(len(inner))] += ridge
+    coefficients = np.linalg.solve(inner, cross.T).T
     error = moments[np.ix_(gone, gone)] - coefficients @ cross.T - ridge * (coefficients @ coefficients.T)
     return coefficients, error

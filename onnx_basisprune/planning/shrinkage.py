@@ -43,4 +43,6 @@ def find_ridge(covariance: Matrix, samples: int) -> float:
 def shrink(moments: Matrix, samples: int) -> Matrix:
     """Return `S'`, `[C, C]`."""
     rho, size = find_shrinkage(moments, samples), len(moments)
-    return (1 - rho) * moments + rho * float(np.trace(moments)) / size * np.eye(size)
+    shrunk = (1 - rho) * moments
+    shrunk[np.diag_indices(size)] += rho * float(np.trace(moments)) / size
+    return shrunk

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_basisprune.planning.triangle import Triangle
+
 RunNode = Callable[[Sequence["NDArray[Any] | None"]], Sequence[NDArray[Any]]]
 
 
@@ -153,15 +155,15 @@ class ConvStatistics:
 
     Attributes:
         total: `sum t`, `[q]` float64, over images and positions.
-        outer: `sum t tᵀ`, `[q, q]` float64.
-        gradient_outer: `sum g gᵀ`, `[q, q]` float64, `g` the loss gradient in the same space.
+        outer: `sum t tᵀ`, `[q, q]`.
+        gradient_outer: `sum g gᵀ`, `[q, q]`, `g` the loss gradient in the same space.
         positions: Number of summed positions over all images.
         images: Number of images.
     """
 
     total: NDArray[np.float64]
-    outer: NDArray[np.float64]
-    gradient_outer: NDArray[np.float64]
+    outer: Triangle
+    gradient_outer: Triangle
     positions: int
     images: int
 
@@ -183,12 +185,17 @@ class ConvStatistics:
     @property
     def sigma(self) -> NDArray[np.float64]:
         """Covariance of `t`, `[q, q]`."""
-        return self.outer / self.positions - np.outer(self.mu, self.mu)
+        sigma = self.outer.full()
+        sigma /= self.positions
+        sigma -= np.outer(self.mu, self.mu)
+        return sigma
 
     @property
     def gamma(self) -> NDArray[np.float64]:
         """Mean over images of the summed outer products of gradients, `[q, q]`."""
-        return self.gradient_outer / self.images
+        gamma = self.gradient_outer.full()
+        gamma /= self.images
+        return gamma
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def test_moments_are_those_of_all_positions(text: str, size: int) -> None:
         assert statistics.positions == len(rows)
         # float32 sums.
         np.testing.assert_allclose(statistics.total, rows.sum(axis=0), rtol=0, atol=1e-4)
-        np.testing.assert_allclose(statistics.outer, rows.T @ rows, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(statistics.outer.full(), rows.T @ rows, rtol=0, atol=1e-4)
         np.testing.assert_allclose(statistics.mean, rows.mean(axis=0), rtol=0, atol=1e-5)
 
 

@@ -420,7 +420,7 @@ def test_fillers_of_a_fixed_batch_do_not_count(*, labelled: bool) -> None:
     scores = [score_components(run, split(images, 5), bases) for run in (free, fixed)]
     for name, expected in first.items():
         assert (second[name].positions, second[name].images) == (expected.positions, expected.images)
-        pairs = [(getattr(first[name], a), getattr(second[name], a)) for a in ("total", "outer", "gradient_outer")]
+        pairs = [(getattr(item[name], a) for item in (first, second)) for a in ("total", "mu", "sigma", "gamma")]
         for one, other in [*pairs, (scores[0][name], scores[1][name])]:
             # float32: relative to the largest entry.
             np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())

@@ -16,6 +16,7 @@ from onnx_basisprune.planning.basis import (
     make_svd_basis,
 )
 from onnx_basisprune.planning.shrinkage import shrink
+from onnx_basisprune.planning.triangle import Triangle
 from onnx_basisprune.planning.types import Basis, ConvStatistics, ReducedSpace
 
 Matrix = NDArray[np.float64]
@@ -51,7 +52,7 @@ class Layer:
     def measure(self, space: ReducedSpace | None) -> ConvStatistics:
         t = self.y if space is None else (self.y - self.b) @ space.U
         g = self.g if space is None else self.g @ space.U
-        return ConvStatistics(t.sum(axis=0), t.T @ t, g.T @ g, len(t), self.images)
+        return ConvStatistics(t.sum(axis=0), Triangle.of(t.T @ t), Triangle.of(g.T @ g), len(t), self.images)
 
     def make(self, kind: str, *, reduce: bool = True) -> Basis:
         space = find_reduced_space(self.W) if reduce else None

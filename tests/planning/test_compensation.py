@@ -7,13 +7,14 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_basisprune.planning.compensation import ReadStatistics, regress_removed
+from onnx_basisprune.planning.triangle import Triangle
 
 Matrix = NDArray[np.float64]
 KEPT = np.array([True, False, True, True, False, True])
 
 
 def gather(x: Matrix) -> ReadStatistics:
-    return ReadStatistics(x.sum(axis=0), x.T @ x, len(x), 1_000_000)
+    return ReadStatistics(x.sum(axis=0), Triangle.of(x.T @ x), len(x), 1_000_000)
 
 
 def draw(mean: float, seed: int = 0, count: int = 500) -> Matrix:
