@@ -23,12 +23,12 @@ from onnx_basisprune.progress import TimeUpError
 from onnx_basisprune.results import SearchReport
 from onnx_basisprune.run import Trial
 from onnx_basisprune.runtime.evaluation import compare, estimate_standard_error
-from onnx_basisprune.tried import Tried, choose_step_back, extrapolate
+from onnx_basisprune.tried import Tried, choose_step_back, extrapolate, measure_rise
 
 # Fractions to keep: nothing is tried below the least; the quick tries end at this ratio of two budgets, the ones with
 # recovery at that one.
 _LEAST = 0.001
-_QUICK_RATIO, _FINE_RATIO = 1.3, 1.07
+_QUICK_RATIO, _FINE_RATIO = 1.3, 1.03
 # Where none has been too small yet, the next budget as a fraction of the smallest that was accepted, at first.
 _STRIDE = 0.7
 # Else how far it lies from the accepted one to the other, whatever the line says: a drop far beyond the bound isn't on
@@ -189,7 +189,10 @@ class Search:
                 f"{tried.kept:.1%} kept: {drop:.2f} pp lower on the images for the claim, {pooled:.2f} with the others "
                 f"(standard error {error:.2f}): the search steps back"
             )
-            floor, step = tried.kept, choose_step_back(max(drop - error, pooled), error, self.bound)
+            rise = measure_rise(self.tried, tried.kept, self.bound)
+            # What is as near as the search looks is no other candidate.
+            floor = tried.kept * _FINE_RATIO
+            step = choose_step_back(max(drop - error, pooled), error, self.bound, rise)
         run.recorder.warn(f"nothing smaller was found that loses at most {self.bound:g} pp: the model stays as it is.")
         return Candidate(self.outlook.plan_nothing(), run.network.model, None), claims
 
@@ -209,13 +212,13 @@ class Search:
         )
 
     def _find_next(self, floor: float, step: float) -> Tried | None:
-        """Return the smallest accepted candidate that keeps more than one whose claim failed, `None` for none.
+        """Return the smallest accepted candidate that keeps more than those near one whose claim failed, if any.
 
         It may be far away, and without recovery: nearer ones are tried on the way there, each `step` times the one
         before it, and then itself with recovery. Where there is no time for that, they are tried without.
 
         Args:
-            floor: What the failed one keeps, 0 where none did.
+            floor: What the largest near the failed one keep, 0 where none did.
             step: Over 1 where one did.
         """
         recovers, known, target = self.outlook.run.config.is_recovered, self._find_smallest(floor), floor

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log
+
+import numpy as np
 
 from onnx_basisprune.candidates import Candidate
 from onnx_basisprune.results import SearchLook
@@ -11,8 +14,10 @@ from onnx_basisprune.results import SearchLook
 # Where no candidate has been too small yet, what may come of the line through two: the next budget as a fraction of the
 # smallest that was accepted.
 _STRIDES = (0.4, 0.85)
-# After a claim that failed, the next candidate keeps so much more: at least, and at most.
-_STEPS_BACK = (1.07, 1.3)
+# After a claim that failed, the next candidate keeps at most so many times as much as those near it.
+_MOST_BACK = 1.26
+# How steep drops are is measured on candidates that keep so many times as much, or as little, at most.
+_NEAR = 1.5
 
 
 @dataclass
@@ -64,16 +69,35 @@ def extrapolate(best: Tried, other: Tried) -> float:
     return min(max(ratio, _STRIDES[0]), _STRIDES[1])
 
 
-def choose_step_back(drop: float, error: float, bound: float) -> float:
+def measure_rise(tried: Sequence[Tried], kept: float, bound: float) -> float:
+    """Return by how much recovered candidates' drops rise near one, in percentage points, with kept's logarithm.
+
+    Those far beyond the bound are left out, as they aren't on a line with the others.
+
+    Args:
+        tried: All candidates.
+        kept: Near which fraction.
+        bound: The largest drop.
+
+    Returns:
+        0 where too few are near.
+    """
+    near = [item for item in tried if item.tuned and item.excess < bound and abs(log(item.kept / kept)) <= log(_NEAR)]
+    places = np.array([log(item.kept) for item in near])
+    spread = places - places.mean() if near else places
+    below = float(spread @ spread)
+    return -float(spread @ [item.drop for item in near]) / below if below > 0 else 0.0
+
+
+def choose_step_back(drop: float, error: float, bound: float, rise: float) -> float:
     """Return how many times as much the next candidate keeps, after one whose drop with its error is over the bound.
 
-    Drops were seen to fall with the square of what is kept, or faster.
+    Drops were seen to fall with the square of what is kept, or faster: with its logarithm by twice what they are.
 
     Args:
         drop: The failed candidate's, in percentage points.
         error: Its standard error.
         bound: The largest drop.
+        rise: By how much drops rise there, see `measure_rise`, as far as is known.
     """
-    least, most = _STEPS_BACK
-    room = bound - error
-    return min(max((drop / room) ** (1 / 2), least), most) if room > 0 else most
+    return min(exp((drop + error - bound) / max(rise, 2 * drop)), _MOST_BACK)
