@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx_basisprune.graph.rewrite import PairNames
 from onnx_basisprune.graph.shapes import infer_shapes
 from onnx_basisprune.network import Network
+from onnx_basisprune.planning.channels import varying_axes
 from onnx_basisprune.planning.refit import RefitLayer
 from onnx_basisprune.planning.types import Operation, Program
 
@@ -143,6 +144,7 @@ class _LayerFinder:
             bias=bias,
             bias_factor=factor,
             groups=shape[axis] if int(operation.attributes.get("group", 1)) > 1 else 1,
+            rows=self._find_rows(output) if operation.op_type == "MatMul" else None,
         )
         can_fit = has_plain_weight(operation, shape) and (
             weight in self._pairs or self._can_tell_inputs(operation, layer)
@@ -166,6 +168,8 @@ class _LayerFinder:
         inputs: int = weight.size // weight.shape[axis]
         shape = self._shapes[layer.target]
         positions = int(np.prod(shape)) // shape[layer.axis] // self._network.input_shape[0]
+        if layer.rows is not None:
+            positions = positions // shape[layer.rows[0]] * len(layer.rows[1])
         rows = self._images.get(layer.name, 0) * positions
         return inputs <= _MOST_INPUTS and (rows >= _ROWS_PER_INPUT * inputs or inputs <= outputs)
 
@@ -175,6 +179,14 @@ class _LayerFinder:
         if labels is None:
             return np.arange(self._network.program.initializers[owner.inputs[1]].shape[axis])
         return np.flatnonzero(~np.isin(labels, self._removed))
+
+    def _find_rows(self, output: str) -> tuple[int, NDArray[np.int64]] | None:
+        """Return the axis before a MatMul's last one on which its output's channels lie, and which of them stay."""
+        labels = self._network.channels.labels.get(output)
+        axes = [] if labels is None else varying_axes(labels)
+        if labels is None or not axes or axes[0] == labels.ndim - 1:
+            return None
+        return axes[0], np.flatnonzero(~np.isin(labels.reshape(-1), self._removed))
 
     def _find_bias(self, operation: Operation, channels: int) -> tuple[str, float, str] | None:
         """Return a node's bias, its factor and the tensor that has it added; `None` where it can't be set."""

@@ -99,5 +99,9 @@ def choose_step_back(drop: float, error: float, bound: float, rise: float) -> fl
         error: Its standard error.
         bound: The largest drop.
         rise: By how much drops rise there, see `measure_rise`, as far as is known.
+
+    Returns:
+        Over 1: chance may have made both the drop and the rise negative.
     """
-    return min(exp((drop + error - bound) / max(rise, 2 * drop)), _MOST_BACK)
+    over = drop + error - bound
+    return exp(over / max(rise, 2 * drop, over / log(_MOST_BACK)))

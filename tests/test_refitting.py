@@ -23,6 +23,7 @@ from onnx_basisprune.graph.model_io import serialize_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import replace_initializers
+from onnx_basisprune.graph.surgery import remove_channels
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import open_data, open_subject
 from onnx_basisprune.planning.refit import RefitLayer
@@ -193,6 +194,47 @@ def test_layers_of_a_cut_network(assess: Assess) -> None:
     for layer in layers:
         assert student.initializers[layer.through or layer.weight].shape[layer.weight_axis] == len(layer.kept)
     assert {layer.name: layer.kept.tolist() for layer in layers}[group.name] == [1, 2, 3, 4, 5]
+
+
+MIXER = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 4, 6, 6] x) => (float[N, 5] z)
+{
+    [stem] h = Conv <pads = [1, 1, 1, 1]> (x, w, b)
+    r = Relu (h)
+    t = Reshape (r, flat)
+    [mix] m = MatMul (t, wm)
+    g = Relu (m)
+    [back] u = MatMul (g, wu)
+    s = Add (t, u)
+    p = ReduceMean <axes = [2], keepdims = 0> (s)
+    [head] z = Gemm <transB = 1> (p, wz, bz)
+}
+"""
+
+
+def test_a_matmul_along_space_is_fitted_on_the_channels_that_stay() -> None:
+    """Token mixing: channels lie on another axis than the MatMul's own."""
+    model = onnx.parser.parse_model(MIXER)
+    rng = np.random.default_rng(0)
+    shapes = {"w": (16, 4, 3, 3), "b": (16,), "wm": (36, 8), "wu": (8, 36), "wz": (5, 16), "bz": (5,)}
+    for key, size in shapes.items():
+        values = rng.standard_normal(size) / np.sqrt(size[0] if len(size) == 2 else np.prod(size[1:]))
+        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), key))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 16, 36]), "flat"))
+    network = read_network(normalize_model(model), (1, 4, 6, 6), ())
+    (group,) = (item for item in network.channels.groups if not item.blocked_by and len(item.channels) == 16)
+    removed = group.channels[5:8].tolist()
+    student = remove_channels(network.model, network.channels, removed, network.input_shapes)
+    images = choose_image_counts(network, len(IMAGES))
+    layers = {layer.name: layer for layer in list_refit_layers(network, extract_program(student), {}, removed, images)}
+    assert [layers[name].rows is not None for name in ("stem", "mix", "back", "head")] == [False, True, True, False]
+    calibration = Calibration(find_head(network.program), list, len(IMAGES), 0)
+    config = CompressionConfig(batch_size=16)
+    fitted = refit_network(network, student, {}, removed, calibration, lambda i: IMAGES[i], config, Silence())
+    expected = run(network.model)
+    before, after = (np.square(run(item) - expected).mean() for item in (student, fitted))
+    assert after < 0.5 * before
 
 
 def test_live_elements_by_hand() -> None:

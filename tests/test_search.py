@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import onnx_basisprune.progress as progress
 import onnx_basisprune.search as search
@@ -23,6 +25,7 @@ from onnx_basisprune.progress import Recorder, Silence
 from onnx_basisprune.results import SearchReport
 from onnx_basisprune.runtime.evaluation import Predictions, estimate_standard_error
 from onnx_basisprune.search import Search, check_images, search_candidate
+from onnx_basisprune.tried import Tried, choose_step_back, measure_rise
 
 COUNT = 10_000
 Drop = Callable[[float, bool], float]
@@ -290,6 +293,31 @@ def test_a_line_through_what_was_found_saves_looks(monkeypatch: pytest.MonkeyPat
     assert sum(look.recovered for look in report.looks) <= 7
 
 
+def make_tried(kept: float, drop: float, error: float, *, tuned: bool = True) -> Tried:
+    candidate: Any = None
+    return Tried(candidate, kept, kept, kept, tuned, drop, error, drop + error - 1.0, 1.0)
+
+
+def test_a_step_back_goes_as_far_as_the_drops_nearby_say() -> None:
+    # They rise by 4 points with the logarithm; half a point too much is an eighth of it away.
+    tried = [make_tried(kept, -4 * np.log(kept / 0.5), 0.3) for kept in (0.40, 0.45, 0.5, 0.55)]
+    rise = measure_rise(tried, 0.4, 1.0)
+    assert rise == pytest.approx(4)
+    assert choose_step_back(1.2, 0.3, 1.0, rise) == pytest.approx(np.exp(0.5 / 4))
+    # Far ones, hopeless ones and those that weren't recovered say nothing.
+    others = [make_tried(0.9, 0, 0.3), make_tried(0.35, 9.0, 0.3), make_tried(0.41, 5, 0.3, tuned=False)]
+    assert measure_rise([*tried, *others], 0.4, 1.0) == rise
+
+
+@given(
+    drop=st.floats(-20, 20), error=st.floats(0, 20), over=st.floats(1e-6, 20), rise=st.floats(-1e6, 1e6) | st.just(0.0)
+)
+def test_a_step_back_is_one_whatever_chance_has_made_of_the_drops(
+    drop: float, error: float, over: float, rise: float
+) -> None:
+    assert 1 < choose_step_back(drop, error, drop + error - over, rise) < 1.27
+
+
 @pytest.mark.parametrize(("bound", "count", "warned"), [(1.0, 799, True), (1.0, 800, False), (4.0, 200, False)])
 def test_too_few_images_are_told(bound: float, count: int, warned: bool) -> None:
     assert (check_images(bound, count, "judged on") is not None) == warned
@@ -304,11 +332,19 @@ def test_standard_error_by_hand() -> None:
     labels = np.zeros(4, dtype=np.int64)
     original = Predictions(np.array([0, 0, 0, 1]), 10, labels, None)
     compressed = Predictions(np.array([1, 0, 0, 0]), 10, labels, None)
-    # One lost, one won: a mean of 0 over (1, 0, 0, -1), of variance 1/2.
-    assert estimate_standard_error(original, compressed) == pytest.approx(100 * np.sqrt(0.5 / 4), rel=1e-12)
+    # One lost, one won, and half of one each: a mean of 0 over six, of variance (2 + 1) / 6.
+    assert estimate_standard_error(original, compressed) == pytest.approx(100 * np.sqrt(0.5 / 6), rel=1e-12)
     unlabelled = [Predictions(item.classes, 10, None, None) for item in (original, compressed)]
-    # Two of four differ.
-    assert estimate_standard_error(*unlabelled) == pytest.approx(100 * np.sqrt(0.25 / 4), rel=1e-12)
+    # Two of four differ, and one of two more.
+    assert estimate_standard_error(*unlabelled) == pytest.approx(100 * np.sqrt(0.25 / 6), rel=1e-12)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_few_images_that_do_not_differ_say_little(*, labels: bool) -> None:
+    for count, most in ((1, 100.0), (10, 10.0), (1000, 0.11)):
+        classes = np.zeros(count, dtype=np.int64)
+        same = Predictions(classes, 10, classes if labels else None, None)
+        assert most / 4 <= estimate_standard_error(same, same) <= most
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ def _list_rows(
     kept, generator = torch.from_numpy(layer.kept), np.random.default_rng(0)
     for mine, theirs in zip(ours, original.peek(0, [layer.target]), strict=True):
         y = theirs[layer.target].index_select(layer.axis, kept)
+        if layer.rows is not None:
+            y = y.index_select(layer.rows[0], torch.from_numpy(layer.rows[1]))
         if layer.skip:
             y = y - mine[layer.skip]
         y = y.movedim(layer.axis, 1)

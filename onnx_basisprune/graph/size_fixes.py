@@ -223,10 +223,12 @@ def _count_padded(count: int, context: SizeContext, x: str, output: str, *, at_e
 
 
 def fix_squeeze(node: gs.Node, context: SizeContext, site: Site) -> None:
-    """A Squeeze of all axes of size 1 states them: where one channel is left, its axis stays."""
-    if "axes" in node.attrs or len(node.inputs) > 1:
+    """A Squeeze of all axes of size 1 states them where one channel is left, whose axis stays."""
+    name = node.inputs[0].name
+    axis = context.cut_axis(name)
+    if "axes" in node.attrs or len(node.inputs) > 1 or axis is None or context.new_shape(name)[axis] > 1:
         return
-    axes = [axis for axis, size in enumerate(context.shapes[node.inputs[0].name]) if size == 1]
+    axes = [axis for axis, size in enumerate(context.shapes[name]) if size == 1]
     if context.opset < _FIRST_SETTING_INPUTS:
         node.attrs["axes"] = axes
     else:

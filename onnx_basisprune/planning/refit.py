@@ -61,6 +61,8 @@ class RefitLayer:
         groups: How many maps there are, each of as many channels.
         through: The weight of the scaling conv behind a pair's basis filters, whose bias is `bias` then; `""` for all
             other layers.
+        rows: Another axis of `target` on which channels pass through the layer, and which of them stay; `None` for
+            none.
     """
 
     name: str
@@ -77,6 +79,7 @@ class RefitLayer:
     window: tuple[tuple[int, ...], Mapping[str, Any]] | None = None
     groups: int = 1
     through: str = ""
+    rows: tuple[int, NDArray[np.int64]] | None = None
 
 
 @dataclass(frozen=True)

@@ -251,18 +251,22 @@ def estimate_standard_error(original: Predictions, compressed: Predictions) -> f
     """Return the standard error of `compare`'s estimate, in percentage points.
 
     With labels each image counts 1 where only the original is right, -1 where only the compressed model is, else 0;
-    without, 1 where the two differ. The error is that of the mean of these.
+    without, 1 where the two differ. The error is that of the mean of these and two more images, of which half of one is
+    lost and half of one is won (without labels: one is lost): where nothing differs on a few images, others may all the
+    same. Source: Agresti and Min, Statistics in Medicine 24 (2005), 729-740; without labels Agresti and Coull, The
+    American Statistician 52 (1998), 119-126, with two instead of four.
 
     Raises:
         DataError: The two were not made from the same images.
     """
     check_same_images(original, compressed)
     if original.labels is None:
-        lost = (original.classes != compressed.classes).astype(np.float64)
+        lost, added = (original.classes != compressed.classes).astype(np.float64), [0.0, 1.0]
     else:
         was_right, is_right = original.classes == original.labels, compressed.classes == original.labels
-        lost = was_right.astype(np.float64) - is_right
-    return 100 * float(lost.std() / np.sqrt(len(lost)))
+        lost, added = was_right.astype(np.float64) - is_right, [-(0.5**0.5), 0.5**0.5]
+    counted = np.append(lost, added)
+    return 100 * float(counted.std() / np.sqrt(len(counted)))
 
 
 def check_same_images(original: Predictions, compressed: Predictions) -> None:
