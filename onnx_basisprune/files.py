@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ def check_writable(path: Path, *, force: bool) -> None:
     """Refuse, before any work is done, a place where a result couldn't be written.
 
     Raises:
-        OutputError: The folder doesn't exist, or the file exists and `force` is false.
+        OutputError: The folder doesn't exist or can't be written to, or the file exists and `force` is false.
     """
     if not path.parent.is_dir():
         raise OutputError(f"{quote(path)}: the folder {quote(path.parent)} doesn't exist: create it first.")
@@ -45,6 +46,8 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise OutputError(f"{quote(path)} is a folder; expected a file name.")
     if path.exists() and not force:
         raise OutputError(f"{quote(path)} exists already: choose another name or add --force.")
+    with _explained(path), tempfile.TemporaryFile(dir=path.parent):
+        pass  # a folder that may be written to tells so
 
 
 @contextmanager

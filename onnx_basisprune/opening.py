@@ -181,7 +181,8 @@ def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -
         fraction = _VALIDATION_FRACTION if config.bound is None else _SEARCH_FRACTION
         data, held_back = data.split(fraction, config.seed)
         progress.warn(
-            f"no --val: the figures are on {len(held_back):,} images held back from --data, "
+            f"no --val: the figures are on {'' if config.bound is None else 'half of the '}{len(held_back):,} images "
+            "held back from --data, "
             f"which the model may have been trained on."
         )
     else:

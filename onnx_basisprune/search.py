@@ -3,7 +3,8 @@
 Three parts of the images have a task each: candidates are made from the first, chosen on the second, and the third is
 looked at for the claim only. A candidate is accepted where its estimated drop on the second part plus one standard
 error is within the bound. It is claimed where its drop on the third is, and that on both together plus one standard
-error: each of them alone is so small that a sound candidate often fails on one.
+error: each of them alone is so small that a sound candidate often fails on one. With `--strict` the end of the 95 %
+interval stands for the estimate and its error.
 
 Budgets are tried without recovery first, which is quick: they tell from where on it is needed. From there on each
 budget is tried with it, the next where a line through what was found meets the bound, down to the smallest that is
@@ -35,6 +36,8 @@ _STRIDE = 0.7
 # it.
 _SHARES = (0.25, 0.75)
 _MOST_LOOKS = 12
+# Standard errors to the end of a 95 % interval, which `--strict` judges by.
+_STRICT_MARGIN = 1.96
 _IMAGES_PER_POINT = 800
 
 
@@ -82,8 +85,15 @@ class Search:
     # What the smallest plan there is keeps, once it was asked for.
     _least: float = 0.0
 
+    @property
+    def margin(self) -> float:
+        """How many standard errors a drop counts with."""
+        return _STRICT_MARGIN if self.outlook.run.config.strict else 1.0
+
     def run(self) -> None:
         """Try budgets until the smallest that is accepted is known well enough."""
+        if self.outlook.whole <= 0:  # no weight, or no multiply-add: there is nothing to keep a fraction of
+            return
         is_recovered = self.outlook.run.config.is_recovered
         known = self._bisect(_QUICK_RATIO if is_recovered else _FINE_RATIO)
         target: float | None = known * _STRIDE
@@ -162,7 +172,7 @@ class Search:
         predictions = predict_candidate(run, candidate, self.trial.images)
         drop = compare(self.trial.baseline, predictions).estimate
         error = estimate_standard_error(self.trial.baseline, predictions)
-        excess, seconds = drop + error - self.bound, perf_counter() - start
+        excess, seconds = drop + self.margin * error - self.bound, perf_counter() - start
         tried = Tried(candidate, target, kept, target, tune, drop, error, excess, seconds)
         self.tried.append(tried)
         run.recorder.note(
@@ -181,9 +191,12 @@ class Search:
         while (tried := self._find_next(floor, step)) is not None:
             claims += 1
             predictions = predict_candidate(run, tried.candidate, run.validation)
-            drop = compare(run.baseline, predictions).estimate
+            found = compare(run.baseline, predictions)
+            drop = found.estimate
             pooled, error = self._pool(tried, drop, estimate_standard_error(run.baseline, predictions))
-            if drop <= self.bound and pooled + error <= self.bound:
+            margin = self.margin * error
+            judged = found.high if run.config.strict else drop
+            if judged <= self.bound and pooled + margin <= self.bound:
                 return tried.candidate, claims
             run.recorder.note(
                 f"{tried.kept:.1%} kept: {drop:.2f} pp lower on the images for the claim, {pooled:.2f} with the others "
@@ -192,9 +205,9 @@ class Search:
             rise = measure_rise(self.tried, tried.kept, self.bound)
             # What is as near as the search looks is no other candidate.
             floor = tried.kept * _FINE_RATIO
-            step = choose_step_back(max(drop - error, pooled), error, self.bound, rise)
+            step = choose_step_back(max(judged - margin, pooled), margin, self.bound, rise)
         run.recorder.warn(f"nothing smaller was found that loses at most {self.bound:g} pp: the model stays as it is.")
-        return Candidate(self.outlook.plan_nothing(), run.network.model, None), claims
+        return Candidate(self.outlook.plan_nothing(), self.outlook.untouched.model, None), claims
 
     def _pool(self, tried: Tried, drop: float, error: float) -> tuple[float, float]:
         """Return the drop of an accepted candidate over both parts, and its standard error.

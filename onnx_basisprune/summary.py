@@ -43,6 +43,8 @@ def summarize_layers(
     rows = {row.name: row for row in network.cost.nodes}
     reports = []
     for layer in network.layers:
+        if layer.name not in planned.forecast.layers:  # a shortcut, in a model that is left in its own form
+            continue
         kept = planned.plan.components.get(layer.name)
         before, after = rows[layer.name], planned.forecast.layers[layer.name]
         full_rank = component_counts.get(layer.name, 0)

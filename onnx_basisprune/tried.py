@@ -96,7 +96,7 @@ def choose_step_back(drop: float, error: float, bound: float, rise: float) -> fl
 
     Args:
         drop: The failed candidate's, in percentage points.
-        error: Its standard error.
+        error: What it counts with besides: its standard error, or more.
         bound: The largest drop.
         rise: By how much drops rise there, see `measure_rise`, as far as is known.
 

@@ -28,6 +28,7 @@ from onnx_basisprune.search import Search, check_images, search_candidate
 from onnx_basisprune.tried import Tried, choose_step_back, measure_rise
 
 COUNT = 10_000
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 Drop = Callable[[float, bool], float]
 
 
@@ -92,6 +93,8 @@ class World:
         self.outlook: Any = SimpleNamespace(
             run=run,
             unit="params",
+            whole=100.0,
+            untouched=network,
             prospect=None,
             plan=plan,
             plan_nothing=plan_nothing,
@@ -198,6 +201,25 @@ def test_a_claim_holds_alone_and_with_the_standard_error_of_both_parts(
     assert (report.claims == 1) == holds
     if not holds:
         assert candidate.planned.left == 100
+
+
+@pytest.mark.parametrize(("claimed", "strict"), [(0.9, False), (0.9, True), (0.75, True)])
+def test_strict_judges_by_the_end_of_the_interval(
+    monkeypatch: pytest.MonkeyPatch, claimed: float, *, strict: bool
+) -> None:
+    # The interval of 0.9 pp on 10,000 images ends at 1.11, that of 0.75 at 0.94.
+    world = World(monkeypatch, lambda _kept, _tune: 0.0, claimed=lambda _kept, _tune: claimed, least=0.3, strict=strict)
+    assert world.run()[0].planned.left == (100 if strict and claimed > 0.8 else 30)
+    # What is chosen counts with 1.96 errors of 0.095 as well.
+    near = World(monkeypatch, lambda kept, _: 0.0 if kept > 0.5 else 0.87, strict=strict)
+    assert (near.run()[0].planned.left > 50) == strict
+
+
+def test_of_nothing_nothing_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, lambda _kept, _tune: 0.0)
+    world.outlook.whole = 0.0
+    candidate, report = world.run()
+    assert (candidate.model, report.looks) == ("the original", ())
 
 
 def test_a_later_claim_is_judged_like_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,3 +440,23 @@ def test_where_nothing_holds_the_original_is_written(tmp_path: Path) -> None:
     assert report.drop_pp.estimate == 0
     assert all(gate.passed for gate in report.gates if gate.name != "not_slower")
     assert any("stays as it is" in warning for warning in report.warnings)
+
+
+@pytest.mark.usefixtures("fake_clock")
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")
+def test_the_original_is_written_as_it_is_where_macs_count(tmp_path: Path) -> None:
+    # Its strided shortcuts as Convs would take more of them.
+    report = compress(
+        CompressionConfig(
+            model=SHARED / "models" / "resnet20_cifar10.onnx",
+            data=SHARED / "data" / "cifar10" / "calib",
+            output=tmp_path / "same.onnx",
+            preprocess="imagenet",
+            limit=64,
+            minimize="macs",
+            time_limit=1e-3,
+            threads=1,
+        )
+    )
+    assert report.compressed.macs == report.original.macs
+    assert report.compressed.parameters == report.original.parameters

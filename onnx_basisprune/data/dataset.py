@@ -111,8 +111,8 @@ class Dataset:
             raise ConfigError(f"A split of {fraction:g} leaves nothing; expected a fraction between 0 and 1.")
         if len(self) < 2:
             raise DataError(
-                f"{quote(self.source)} has {len(self)} image; expected at least 2 to split them: add images, "
-                "or give separate ones with --val."
+                f"{len(self)} image of {quote(self.source)} is to be split in two parts; expected at least 2: add "
+                "images, or give others with --val."
             )
         generator = np.random.default_rng(seed)
         members = self._group_by_class()
