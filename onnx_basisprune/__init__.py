@@ -261,7 +261,14 @@ def render_json(report: Report) -> str:
 
 
 def _make_config(kind: type[_Config], options: Mapping[str, Any], **required: Path | None) -> _Config:
-    """Return a config; paths may be given as text and tuples as lists."""
+    """Return a config; paths may be given as text and tuples as lists.
+
+    Raises:
+        ConfigError: A value isn't of its option's type, or none that a run can use.
+    """
+    from onnx_basisprune.option_types import check_types
+
+    check_types(kind, {**required, **options})
     values: dict[str, Any] = dict(required)
     paths = {field.name for field in dataclasses.fields(kind) if "Path" in str(field.type)}
     for name, value in options.items():

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from onnx_basisprune.errors import ConfigError
 from onnx_basisprune.limits import GateLimits
@@ -138,7 +137,6 @@ class CompressionConfig(PreprocessConfig, GateLimits):
                 be met or missed.
         """
         super().__post_init__()
-        self._check_choices()
         given = self._list_targets()
         self._check_plan(given)
         if self.bound is not None:
@@ -178,16 +176,6 @@ class CompressionConfig(PreprocessConfig, GateLimits):
             "--target-latency": self.target_latency,
         }
         return {option: target for option, target in targets.items() if target is not None}
-
-    def _check_choices(self) -> None:
-        """Refuse values that aren't among those of their option."""
-        for name, hint in get_type_hints(type(self)).items():
-            parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-            choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
-            others = tuple(part for part in parts if isinstance(part, type))
-            value = getattr(self, name)
-            if choices and value not in choices and not isinstance(value, others):
-                raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; expected one of {', '.join(choices)}.")
 
     def _check_counts(self) -> None:
         """Refuse counts that are too small."""
