@@ -69,6 +69,7 @@ _target_options = apply_options(
     option(
         "--minimize",
         section=_TARGET,
+        overrides=_TARGETS,
         type=click.Choice(["latency", "macs", "params"]),
         default=CompressionConfig.minimize,
         help="What the search for --max-drop makes small.",

@@ -38,6 +38,8 @@ _PROBE_IMAGES = 16
 _VALIDATION_FRACTION = 0.2
 # For a search, which needs images to choose on beside those for the figures.
 _SEARCH_FRACTION = 0.4
+# Fewer copies among the images for the figures change nothing that is told of them.
+_FEW_COPIES = 0.01
 _SUM_TOLERANCE = 1e-3
 
 
@@ -180,10 +182,10 @@ def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -
     if config.val is None:
         fraction = _VALIDATION_FRACTION if config.bound is None else _SEARCH_FRACTION
         data, held_back = data.split(fraction, config.seed)
+        share = "" if config.bound is None else "half of the "
         progress.warn(
-            f"no --val: the figures are on {'' if config.bound is None else 'half of the '}{len(held_back):,} images "
-            "held back from --data, "
-            f"which the model may have been trained on."
+            f"no --val: the figures are on {share}{len(held_back):,} images held back from --data, which the model may "
+            "have been trained on."
         )
     else:
         held_back = open_dataset(config.val, choose_labels(config.val, config.labels))
@@ -201,12 +203,17 @@ def open_data(subject: Subject, config: CompressionConfig, progress: Progress) -
 
 def _warn_of_overlap(data: Dataset, held_back: Dataset, progress: Progress) -> None:
     """Say so where images are given for both parts: on these the compressed model looks better than it is."""
-    seen = set(data.hash_items()) - {""}
-    count = sum(item in seen for item in held_back.hash_items())
+    seen, items = set(data.hash_items()) - {""}, [item for item in held_back.hash_items() if item]
+    count, again = sum(item in seen for item in items), len(items) - len(set(items))
     if count:
         progress.warn(
             f"{count:,} of the {len(held_back):,} images of --val are in --data, too: the figures are on images that "
             "the compressed model was fitted to; give others, or leave --val out."
+        )
+    if again > _FEW_COPIES * len(held_back):
+        progress.warn(
+            f"{again:,} of the {len(held_back):,} images of --val are copies of others there: the figures are less "
+            "certain than their intervals say; leave the copies out."
         )
 
 

@@ -100,6 +100,7 @@ def test_split_and_limit(tmp_path: Path) -> None:
     # A search needs as many again to choose on.
     searched = open_data(open_subject(path), configure(tmp_path, limit=12), recorder)
     assert [len(part) for part in searched[1:]] == [12, 20]
+    assert "half of the 20 images" in recorder.warnings[-1]
     names = [{part.dataset.name_of(i) for i in range(len(part))} for part in (calibration, validation)]
     assert not names[0] & names[1]
     assert "10 images" in recorder.warnings[0]
@@ -126,6 +127,16 @@ def test_images_that_are_given_for_both_parts_are_told(tmp_path: Path, shared: i
     open_data(open_subject(write_model(tmp_path)), config, recorder)
     told = [warning for warning in recorder.warnings if "are in --data, too" in warning]
     assert [warning.split(" images")[0] for warning in told] == ["3 of the 23"] * (shared > 0)
+
+
+def test_copies_among_the_images_for_the_figures_are_told(tmp_path: Path) -> None:
+    data, val = write_images(tmp_path), write_images(tmp_path, "val.npz", 20)
+    with np.load(val) as other:
+        x, y = (np.concatenate([other[name], other[name][:4]]) for name in ("x", "y"))
+    np.savez(val, x=x, y=y)
+    config, recorder = CompressionConfig(data=data, val=val, seed=1), Recorder(Silence())
+    open_data(open_subject(write_model(tmp_path)), config, recorder)
+    assert [warning for warning in recorder.warnings if "4 of the 24 images of --val are copies" in warning]
 
 
 def test_files_that_cannot_be_read_are_not_the_same_image(tmp_path: Path) -> None:
