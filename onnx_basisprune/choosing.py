@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnx_basisprune.assessment import assess_network
+from onnx_basisprune.assessment import Assessment, assess_network
 from onnx_basisprune.budget import Budget, PlannedCut, forecast_cost, predict_times
 from onnx_basisprune.costing import Unit, sum_latency
 from onnx_basisprune.fitting import fit_latency
 from onnx_basisprune.network import Network
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.pricing import Pricing, choose_align
+from onnx_basisprune.progress import TimeUpError
 from onnx_basisprune.results import TimingReport
 from onnx_basisprune.rounds import Prospect, assess_in_rounds
 from onnx_basisprune.run import Run
@@ -110,14 +111,24 @@ def assess_run(run: Run, unit: Unit, target: float) -> Outlook:
     else:
         whole = float(run.original.macs if unit == "macs" else run.original.parameters)
     budget = Budget(unit, target * whole)
-    assessment = run.memory.recall_assessment(
-        run.network,
-        lambda: assess_network(run.network, run.calibration, run.config.basis, run.config.prune, run.recorder),
-    )
+    assessment = _assess(run)
     prospect = assess_in_rounds(
         run.network, run.calibration, budget, whole, run.config, pricing, run.recorder, assessment
     )
     return Outlook(run, unit, whole, prospect, pricing)
+
+
+def _assess(run: Run) -> Assessment:
+    """Return what the passes find out about the original; nothing where a search's time is up before they end."""
+    config = run.config
+    try:
+        with run.recorder.limited(None if config.bound is None else config.time_limit):
+            return run.memory.recall_assessment(
+                run.network,
+                lambda: assess_network(run.network, run.calibration, config.basis, config.prune, run.recorder),
+            )
+    except TimeUpError:
+        return Assessment({}, {}, {}, {}, ())
 
 
 def choose_plan(outlook: Outlook, target: float) -> tuple[PlannedCut, TimingReport | None]:

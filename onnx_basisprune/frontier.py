@@ -41,24 +41,27 @@ def explore_frontier(outlook: Outlook, chosen: Candidate) -> tuple[FrontierPoint
     own = outlook.count_kept(chosen.planned)
     points = {own: measure_point(outlook, chosen, own, is_chosen=True)}
     limit = run.config.time_limit
-    run.recorder.deadline = None if limit is None else run.recorder.started + limit
     try:
-        targets = choose_targets(outlook.count_kept(outlook.plan(_SMALLEST)))
-        for number in range(_COUNT):
-            drops = {kept: point.drop_pp.estimate for kept, point in points.items()}
-            target = find_widest_gap(drops) if max(drops.values()) > _COLLAPSED else targets[number]
-            if target is None:
-                break
-            planned = outlook.plan(target)
-            kept = outlook.count_kept(planned)
-            if all(_is_other(kept, known) for known in points):
-                candidate = build_candidate(run, outlook.prospect, planned)
-                points[kept] = measure_point(outlook, candidate, target, is_chosen=False)
+        with run.recorder.limited(limit):
+            _add_points(outlook, points)
     except TimeUpError:
         run.recorder.warn(f"the trade-off has fewer points than it could: the time limit of {limit:g} s is over.")
-    finally:
-        run.recorder.deadline = None
     return tuple(points[kept] for kept in sorted(points, reverse=True))
+
+
+def _add_points(outlook: Outlook, points: dict[float, FrontierPoint]) -> None:
+    """Measure plans for several budgets, and keep each as soon as it is known."""
+    targets = choose_targets(outlook.count_kept(outlook.plan(_SMALLEST)))
+    for number in range(_COUNT):
+        drops = {kept: point.drop_pp.estimate for kept, point in points.items()}
+        target = find_widest_gap(drops) if max(drops.values()) > _COLLAPSED else targets[number]
+        if target is None:
+            return
+        planned = outlook.plan(target)
+        kept = outlook.count_kept(planned)
+        if all(_is_other(kept, known) for known in points):
+            candidate = build_candidate(outlook.run, outlook.prospect, planned)
+            points[kept] = measure_point(outlook, candidate, target, is_chosen=False)
 
 
 def choose_targets(least: float) -> list[float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Protocol
 
@@ -95,6 +96,15 @@ class Recorder:
         if self.deadline is not None and perf_counter() > self.deadline:
             raise TimeUpError
         self._listener.advance(amount)
+
+    @contextmanager
+    def limited(self, seconds: float | None) -> Iterator[None]:
+        """Let no stage go on for longer than so many seconds after the run began; `None` for as long as it takes."""
+        self.deadline = None if seconds is None else self.started + seconds
+        try:
+            yield
+        finally:
+            self.deadline = None
 
     def note(self, message: str) -> None:
         """Pass a note on."""

@@ -147,15 +147,13 @@ class Search:
 
     def try_target(self, target: float, *, tune: bool) -> Tried | None:
         """Make the candidate of a budget and look at it, `None` where time is up before it is made."""
-        recorder = self.outlook.run.recorder
-        recorder.deadline = self.deadline
+        run = self.outlook.run
         try:
-            return self._look(target, tune=tune)
+            with run.recorder.limited(run.config.time_limit):
+                return self._look(target, tune=tune)
         except TimeUpError:
             self.stopped = True
             return None
-        finally:
-            recorder.deadline = None
 
     def _look(self, target: float, *, tune: bool) -> Tried:
         """Make the candidate of a budget and look at it; what a plan gives is looked at once."""
