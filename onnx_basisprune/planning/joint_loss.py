@@ -27,6 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_basisprune.planning.triangle import Triangle
+
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
 
@@ -98,7 +100,7 @@ class _Residual:
     def __init__(self, loss: JointLoss) -> None:
         """Choose no channel yet."""
         self._R = loss.moments
-        self._N = loss.moments @ loss.metric @ loss.moments
+        self._N = _multiply_symmetric(loss.moments, loss.metric @ loss.moments)
         self._ridge = loss.ridge + np.finfo(np.float64).tiny
         self._begin_block()
 
@@ -131,10 +133,20 @@ class _Residual:
         """Bring the matrices up to date, and leave the channels out that were chosen."""
         rest = np.delete(np.arange(len(self._R)), chosen)
         z, b = self._z[: self._count, rest], self._b[: self._count, rest]
-        self._R = self._R[np.ix_(rest, rest)] - (self._d[: self._count, None] * z).T @ z
+        self._R, self._N = (matrix.take(rest, axis=0).take(rest, axis=1) for matrix in (self._R, self._N))
+        self._R -= (self._d[: self._count, None] * z).T @ z
         mixed = z.T @ b
-        self._N = self._N[np.ix_(rest, rest)] - mixed - mixed.T
+        self._N -= mixed
+        self._N -= mixed.T
         self._begin_block()
+
+
+def _multiply_symmetric(first: Matrix, second: Matrix) -> Matrix:
+    """Return a product that is known to be symmetric, from half of it."""
+    half = Triangle(len(first))
+    for start, block in half.blocks():
+        np.matmul(first[start : start + len(block)], second[:, start:], out=block)
+    return half.full()
 
 
 def _choose(residuals: Sequence[_Residual], fixed: Vector) -> tuple[NDArray[np.int64], Vector]:
