@@ -94,6 +94,11 @@ class Search:
         """Try budgets until the smallest that is accepted is known well enough."""
         if self.outlook.whole <= 0:  # no weight, or no multiply-add: there is nothing to keep a fraction of
             return
+        if not self._can_hold():
+            self.outlook.run.recorder.warn(
+                "nothing is tried: on so few images not even a model that says the same as the original would hold."
+            )
+            return
         is_recovered = self.outlook.run.config.is_recovered
         known = self._bisect(_QUICK_RATIO if is_recovered else _FINE_RATIO)
         target: float | None = known * _STRIDE
@@ -101,6 +106,12 @@ class Search:
             if target is None or self._is_over(tune=True) or self.try_target(target, tune=True) is None:
                 return
             target = self._choose_next(known)
+
+    def _can_hold(self) -> bool:
+        """Return whether a candidate would be accepted and claimed that differs from the original on no image."""
+        run, chosen = self.outlook.run, self.trial.baseline
+        is_accepted = self.margin * estimate_standard_error(chosen, chosen) <= self.bound
+        return is_accepted and (not run.config.strict or compare(run.baseline, run.baseline).high <= self.bound)
 
     def _bisect(self, ratio: float) -> float:
         """Return what the smallest keeps that is accepted without recovery, 1 for the original.

@@ -215,6 +215,22 @@ def test_strict_judges_by_the_end_of_the_interval(
     assert (near.run()[0].planned.left > 50) == strict
 
 
+@pytest.mark.parametrize(("count", "strict", "tries"), [(97, False, False), (98, False, True), (370, True, False)])
+def test_where_nothing_could_hold_nothing_is_tried(
+    monkeypatch: pytest.MonkeyPatch, count: int, *, strict: bool, tries: bool
+) -> None:
+    # That no image differs on 98 leaves one point of doubt; the interval of none in 370 ends at 1.03.
+    world = World(monkeypatch, lambda _kept, _tune: 0.0, strict=strict, least=0.5)
+    classes = np.zeros(count, dtype=np.int64)
+    same = Predictions(classes, 10, classes, None)
+    monkeypatch.setattr(search, "predict_candidate", lambda *_: same)
+    world.outlook.run.baseline = same
+    trial: Any = SimpleNamespace(images=range(count), baseline=same)
+    candidate, report = search_candidate(world.outlook, trial, 1.0)
+    assert (candidate.planned.left, len(report.looks) > 0) == ((50, True) if tries else (100, False))
+    assert any("nothing is tried" in warning for warning in world.outlook.run.recorder.warnings) != tries
+
+
 def test_of_nothing_nothing_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, lambda _kept, _tune: 0.0)
     world.outlook.whole = 0.0
