@@ -18,6 +18,8 @@ _STRIDES = (0.4, 0.85)
 _MOST_BACK = 1.26
 # How steep drops are is measured on candidates that keep so many times as much, or as little, at most.
 _NEAR = 1.5
+# Points that sums of drops and errors may be off by.
+_ROUNDING = 1e-9
 
 
 @dataclass
@@ -103,5 +105,5 @@ def choose_step_back(drop: float, error: float, bound: float, rise: float) -> fl
     Returns:
         Over 1: chance may have made both the drop and the rise negative.
     """
-    over = drop + error - bound
+    over = max(drop + error - bound, _ROUNDING)
     return exp(over / max(rise, 2 * drop, over / log(_MOST_BACK)))
