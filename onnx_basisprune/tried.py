@@ -14,8 +14,8 @@ from onnx_basisprune.results import SearchLook
 # Where no candidate has been too small yet, what may come of the line through two: the next budget as a fraction of the
 # smallest that was accepted.
 _STRIDES = (0.4, 0.85)
-# After a claim that failed, the next candidate keeps at most so many times as much as those near it.
-_MOST_BACK = 1.26
+# After a claim that failed, the next candidate keeps so many times as much as those near it: at least, and at most.
+_STEPS_BACK = (1.03, 1.26)
 # How steep drops are is measured on candidates that keep so many times as much, or as little, at most.
 _NEAR = 1.5
 # Points that sums of drops and errors may be off by.
@@ -103,7 +103,8 @@ def choose_step_back(drop: float, error: float, bound: float, rise: float) -> fl
         rise: By how much drops rise there, see `measure_rise`, as far as is known.
 
     Returns:
-        Over 1: chance may have made both the drop and the rise negative.
+        Over 1 whatever chance has made of the drop and the rise: both may be negative.
     """
     over = max(drop + error - bound, _ROUNDING)
-    return exp(over / max(rise, 2 * drop, over / log(_MOST_BACK)))
+    least, most = _STEPS_BACK
+    return max(least, exp(over / max(rise, 2 * drop, over / log(most))))
