@@ -40,14 +40,23 @@ def check_writable(path: Path, *, force: bool) -> None:
     Raises:
         OutputError: The folder doesn't exist or can't be written to, or the file exists and `force` is false.
     """
+    _check_place(path, force=force)
+    with _explained(path), tempfile.TemporaryFile(dir=path.parent):
+        pass  # a folder that may be written to tells so
+
+
+def _check_place(path: Path, *, force: bool) -> None:
+    """Refuse a place that isn't free; whether it can be written to, the writing tells.
+
+    Raises:
+        OutputError: The folder doesn't exist, or the file exists and `force` is false.
+    """
     if not path.parent.is_dir():
         raise OutputError(f"{quote(path)}: the folder {quote(path.parent)} doesn't exist: create it first.")
     if path.is_dir():
         raise OutputError(f"{quote(path)} is a folder; expected a file name.")
     if path.exists() and not force:
         raise OutputError(f"{quote(path)} exists already: choose another name or add --force.")
-    with _explained(path), tempfile.TemporaryFile(dir=path.parent):
-        pass  # a folder that may be written to tells so
 
 
 @contextmanager
@@ -64,7 +73,7 @@ def make_staging_folder(path: Path, *, force: bool) -> Iterator[Path]:
     Raises:
         OutputError: As `check_writable`, or the folder can't be made.
     """
-    check_writable(path, force=force)
+    _check_place(path, force=force)
     with _explained(path):
         folder, marker = claim_folder(path)
     try:
@@ -96,7 +105,7 @@ def publish_files(staged: Sequence[Path], *, force: bool) -> tuple[Path, ...]:
     staging = staged[0].parent
     final = tuple(staging.parent / path.name for path in staged)
     for path in final:
-        check_writable(path, force=force)
+        _check_place(path, force=force)
     with _explained(final[0], count_bytes(staged)):
         for path in staged:
             with path.open("rb+") as stream:
