@@ -51,9 +51,9 @@ class RowSums:
         self.total += sums + count * shift
         _add_products(self.outer, centered)
         for start, block in self.outer.blocks():
-            rows_, columns = slice(start, start + len(block)), slice(start, None)
-            block += np.outer(shift[rows_], sums[columns] + count * shift[columns])
-            block += np.outer(sums[rows_], shift[columns])
+            stop = start + len(block)
+            block += np.outer(shift[start:stop], sums[start:] + count * shift[start:])
+            block += np.outer(sums[start:stop], shift[start:])
 
 
 class _Moments:

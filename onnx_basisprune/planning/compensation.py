@@ -51,9 +51,7 @@ class ReadStatistics:
     @property
     def second(self) -> Matrix:
         """Second moment of `x`, `[C, C]`."""
-        second = self.outer.full()
-        second /= self.positions
-        return second
+        return self.outer.average(self.positions)
 
     @property
     def covariance(self) -> Matrix:

@@ -54,6 +54,12 @@ class Triangle:
             matrix[stop:, start:stop] = block[:, len(block) :].T
         return matrix
 
+    def average(self, count: int) -> Matrix:
+        """Return the whole matrix of a sum over so many, divided by them, `[C, C]`."""
+        matrix = self.full()
+        matrix /= count
+        return matrix
+
     def _layout(self) -> Iterator[tuple[int, int, int]]:
         """Give each block's first row, its rows and its width."""
         for start in range(0, self.size, _BLOCK):

@@ -185,17 +185,14 @@ class ConvStatistics:
     @property
     def sigma(self) -> NDArray[np.float64]:
         """Covariance of `t`, `[q, q]`."""
-        sigma = self.outer.full()
-        sigma /= self.positions
+        sigma = self.outer.average(self.positions)
         sigma -= np.outer(self.mu, self.mu)
         return sigma
 
     @property
     def gamma(self) -> NDArray[np.float64]:
         """Mean over images of the summed outer products of gradients, `[q, q]`."""
-        gamma = self.gradient_outer.full()
-        gamma /= self.images
-        return gamma
+        return self.gradient_outer.average(self.images)
 
 
 @dataclass(frozen=True)
