@@ -97,10 +97,14 @@ class Recorder:
             raise TimeUpError
         self._listener.advance(amount)
 
+    def find_deadline(self, seconds: float | None) -> float | None:
+        """Return when so many seconds since the run began are over, of `perf_counter`; `None` for never."""
+        return None if seconds is None else self.started + seconds
+
     @contextmanager
     def limited(self, seconds: float | None) -> Iterator[None]:
         """Let no stage go on for longer than so many seconds after the run began; `None` for as long as it takes."""
-        self.deadline = None if seconds is None else self.started + seconds
+        self.deadline = self.find_deadline(seconds)
         try:
             yield
         finally:

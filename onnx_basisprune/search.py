@@ -53,8 +53,7 @@ def search_candidate(outlook: Outlook, trial: Trial, bound: float) -> tuple[Cand
     warning = check_images(bound, len(trial.images), "candidates are chosen on")
     if warning is not None:
         recorder.warn(f"{warning}: give twice as many with --val, of which half are for the claim.")
-    deadline = None if config.time_limit is None else recorder.started + config.time_limit
-    search = Search(outlook, trial, bound, deadline)
+    search = Search(outlook, trial, bound)
     search.run()
     candidate, claims = search.claim()
     if search.stopped:
@@ -70,8 +69,6 @@ class Search:
         outlook: Makes the plans.
         trial: Images to choose on.
         bound: Largest drop, in percentage points.
-        deadline: When the search ends, of `perf_counter`; `None` for never. Nothing is begun that there is hardly the
-            time for.
         tried: What was looked at, in this order.
         stopped: Whether the deadline ended the search.
     """
@@ -79,7 +76,6 @@ class Search:
     outlook: Outlook
     trial: Trial
     bound: float
-    deadline: float | None = None
     tried: list[Tried] = field(default_factory=list)
     stopped: bool = False
     # What the smallest plan there is keeps, once it was asked for.
@@ -152,7 +148,9 @@ class Search:
     def _is_over(self, *, tune: bool) -> bool:
         """Return whether another candidate would take longer than there is time, be it as quick as the quickest."""
         seconds = min((tried.seconds for tried in self.tried if tried.tuned == tune), default=0.0)
-        is_over = self.deadline is not None and perf_counter() + seconds > self.deadline
+        run = self.outlook.run
+        deadline = run.recorder.find_deadline(run.config.time_limit)
+        is_over = deadline is not None and perf_counter() + seconds > deadline
         self.stopped |= is_over
         return is_over
 

@@ -22,7 +22,7 @@ from onnx_basisprune.pipeline import compress
 from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.pricing import Pricing
 from onnx_basisprune.progress import Recorder, Silence
-from onnx_basisprune.results import SearchReport
+from onnx_basisprune.results import CompressionReport, SearchReport
 from onnx_basisprune.runtime.evaluation import Predictions, estimate_standard_error
 from onnx_basisprune.search import Search, check_images, search_candidate
 from onnx_basisprune.tried import Tried, choose_step_back, measure_rise
@@ -437,21 +437,26 @@ def test_what_a_run_noted_of_the_clock_changes_no_search(tmp_path: Path, monkeyp
     assert any(accepted for _, accepted in kept[0])
 
 
-@pytest.mark.usefixtures("fake_clock")
-def test_where_nothing_holds_the_original_is_written(tmp_path: Path) -> None:
-    samples = Path(__file__).resolve().parents[1] / "sample_models"
-    report = compress(
+def compress_at_once(model: Path, data: Path, output: Path, limit: int) -> CompressionReport:
+    """Compress in a time that is over before anything could be tried."""
+    return compress(
         CompressionConfig(
-            model=samples / "digits.onnx",
-            data=samples / "digits" / "calib",
-            output=tmp_path / "same.onnx",
+            model=model,
+            data=data,
+            output=output,
             preprocess="imagenet",
-            limit=100,
+            limit=limit,
             minimize="macs",
             time_limit=1e-3,
             threads=1,
         )
     )
+
+
+@pytest.mark.usefixtures("fake_clock")
+def test_where_nothing_holds_the_original_is_written(tmp_path: Path) -> None:
+    samples = Path(__file__).resolve().parents[1] / "sample_models"
+    report = compress_at_once(samples / "digits.onnx", samples / "digits" / "calib", tmp_path / "same.onnx", limit=100)
     assert report.search is not None
     assert (report.search.looks, report.search.claims) == ((), 0)
     assert report.compressed.macs == report.original.macs
@@ -465,18 +470,8 @@ def test_where_nothing_holds_the_original_is_written(tmp_path: Path) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")
 def test_the_original_is_written_as_it_is_where_macs_count(tmp_path: Path) -> None:
     # Its strided shortcuts as Convs would take more of them.
-    report = compress(
-        CompressionConfig(
-            model=SHARED / "models" / "resnet20_cifar10.onnx",
-            data=SHARED / "data" / "cifar10" / "calib",
-            output=tmp_path / "same.onnx",
-            preprocess="imagenet",
-            limit=64,
-            minimize="macs",
-            time_limit=1e-3,
-            threads=1,
-        )
-    )
+    model, data = SHARED / "models" / "resnet20_cifar10.onnx", SHARED / "data" / "cifar10" / "calib"
+    report = compress_at_once(model, data, tmp_path / "same.onnx", limit=64)
     assert report.compressed.macs == report.original.macs
     assert report.compressed.parameters == report.original.parameters
     # A millisecond is over before the passes: they aren't gone through for nothing.
