@@ -20,7 +20,7 @@ from onnx_basisprune.config import DEFAULT_MAX_DROP, CompressionConfig
 
 # One of these on the command line puts the others out of force that a file sets.
 _TARGETS = ("target_macs", "target_params", "target_latency", "plan")
-_BUDGETS = (*_TARGETS, "max_drop", "time_limit")
+_BUDGETS = (*_TARGETS, "max_drop", "minimize", "time_limit")
 _DATA = "Images"
 _TARGET = "How small"
 _METHOD = "How it is done"

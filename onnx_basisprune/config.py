@@ -141,8 +141,8 @@ class CompressionConfig(PreprocessConfig, GateLimits):
         self._check_plan(given)
         if self.bound is not None:
             self._check_search()
-        elif self.time_limit is not None and not self.frontier:
-            raise ConfigError("--time-limit ends a search for --max-drop, which a target or a plan doesn't need.")
+        else:
+            self._check_no_search()
         if self.time_limit is not None and not self.time_limit > 0:
             raise ConfigError(f"--time-limit is {self.time_limit:g} s; expected more than 0.")
         if self.frontier and self.dry_run:
@@ -204,6 +204,15 @@ class CompressionConfig(PreprocessConfig, GateLimits):
             raise ConfigError("--plan and --save-plan can't both be given: the plan would be the same one.")
         if self.rounds > 1:
             raise ConfigError("--rounds goes down to a target, which --plan doesn't have: leave one of them out.")
+
+    def _check_no_search(self) -> None:
+        """Refuse options that are for a search, where there is a target or a plan."""
+        if self.time_limit is not None and not self.frontier:
+            raise ConfigError("--time-limit ends a search for --max-drop, which a target or a plan doesn't need.")
+        if self.minimize != CompressionConfig.minimize:
+            raise ConfigError(
+                f"--minimize {self.minimize} is for a search for --max-drop, which a target or a plan doesn't need."
+            )
 
     def _check_search(self) -> None:
         """Refuse options that a search for `bound` can't use."""

@@ -24,6 +24,7 @@ from onnx_basisprune.progress import TimeUpError
 from onnx_basisprune.results import SearchReport
 from onnx_basisprune.run import Trial
 from onnx_basisprune.runtime.evaluation import compare, estimate_standard_error
+from onnx_basisprune.runtime.intervals import QUANTILE
 from onnx_basisprune.tried import Tried, choose_step_back, extrapolate, measure_rise
 
 # Fractions to keep: nothing is tried below the least; the quick tries end at this ratio of two budgets, the ones with
@@ -36,8 +37,6 @@ _STRIDE = 0.7
 # it.
 _SHARES = (0.25, 0.75)
 _MOST_LOOKS = 12
-# Standard errors to the end of a 95 % interval, which `--strict` judges by.
-_STRICT_MARGIN = 1.96
 _IMAGES_PER_POINT = 800
 
 
@@ -84,7 +83,7 @@ class Search:
     @property
     def margin(self) -> float:
         """How many standard errors a drop counts with."""
-        return _STRICT_MARGIN if self.outlook.run.config.strict else 1.0
+        return QUANTILE if self.outlook.run.config.strict else 1.0
 
     def run(self) -> None:
         """Try budgets until the smallest that is accepted is known well enough."""

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from onnx_basisprune.results import Interval, Speedup
 
 LEVEL = 0.95
+# Standard errors from an estimate to either end of its interval where it is normal: 1.96.
+QUANTILE = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _RESAMPLES = 2000
 
 # The root search brackets from beside the estimate: there the test statistic is 0/0 where all pairs agree.
@@ -34,7 +36,7 @@ def compute_wilson_interval(successes: int, n: int) -> Interval:
     Returns:
         Fractions.
     """
-    z2 = _compute_quantile() ** 2
+    z2 = QUANTILE**2
     p = successes / n
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
@@ -77,27 +79,20 @@ def compute_paired_interval(only_first: int, only_second: int, n: int) -> Interv
 
 
 def _find_lower_end(b: int, c: int, n: int) -> float:
-    """Return the t below (b - c)/n where Tango's T(t) = z."""
+    """Return the t below (b - c)/n where Tango's T(t) = z, the quantile."""
     from scipy.optimize import brentq
-
-    z = _compute_quantile()
 
     def exceed(t: float) -> float:
         """Return the numerator of T minus z times its denominator, which stays finite at t = -1."""
         B = -b - c + (2 * n - b + c) * t
         C = -c * t * (1 - t)
         q = (math.sqrt(max(B * B - 8 * n * C, 0.0)) - B) / (4 * n)
-        return (b - c - n * t) - z * math.sqrt(max(n * (2 * q + t * (1 - t)), 0.0))
+        return (b - c - n * t) - QUANTILE * math.sqrt(max(n * (2 * q + t * (1 - t)), 0.0))
 
     top = (b - c) / n - _BESIDE
     if top <= -1.0 or exceed(-1.0) <= 0.0:
         return -1.0
     return float(brentq(exceed, -1.0, top, xtol=1e-12))
-
-
-def _compute_quantile() -> float:
-    """Return z, 1.96 for 95 %."""
-    return NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 def bootstrap_median_ratio(first: NDArray[np.float64], second: NDArray[np.float64], seed: int) -> Speedup:

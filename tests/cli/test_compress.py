@@ -545,6 +545,7 @@ def test_a_budget_of_multiply_adds_looks_at_time_too(fake_clock: Any, tmp_path: 
         (["--target-latency", "0.5", "--target-macs", "0.5"], 2, "can't both be given"),
         (["--target-latency", "0.5", "--target-params", "0.5"], 2, "can't both be given"),
         (["--target-latency", "0.5", "--allow-slower"], 2, "contradict each other"),
+        (["--target-macs", "0.5", "--minimize", "params"], 2, "--minimize params is for a search"),
         (["--target-latency", "0"], 2, "--target-latency is 0"),
         (["--target-latency", "1.5"], 2, "--target-latency is 1.5"),
         (["--target-latency", "nan"], 2, "--target-latency is nan"),

@@ -119,6 +119,7 @@ def test_values_reach_the_run_and_the_command_line_wins(seen: list[Any]) -> None
         ("target-macs = 0.3", ["--max-drop", "1"], {"max_drop": 1.0}),
         ("max-drop = 1", ["--target-latency", "0.5"], {"target_latency": 0.5}),
         ('time-limit = "2m"', ["--target-macs", "0.3"], {"target_macs": 0.3}),
+        ('minimize = "params"', ["--target-macs", "0.3"], {"target_macs": 0.3}),
         ("target-macs = 0.3", ["--minimize", "params"], {"minimize": "params"}),
         ("target-macs = 0.3", ["--time-limit", "2m"], {"time_limit": 120.0}),
         ("target-latency = 0.3", ["--no-allow-slower"], {"target_latency": 0.3}),
