@@ -34,6 +34,7 @@ from onnx_basisprune.graph.model_io import serialize_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
+from onnx_basisprune.hint_tensors import list_hints
 from onnx_basisprune.network import Network, read_network
 from onnx_basisprune.opening import open_data, open_subject
 from onnx_basisprune.planning.types import Plan
@@ -111,14 +112,20 @@ class Bench:
         )
 
     def recover(
-        self, model: ModelProto, pairs: Mapping[str, PairNames], steps: int, mode: RecoveryMode = "scale"
+        self,
+        model: ModelProto,
+        pairs: Mapping[str, PairNames],
+        plan: Plan | None,
+        steps: int,
+        mode: RecoveryMode = "scale",
     ) -> tuple[ModelProto, RecoveryReport]:
-        """Tune a cut model on the calibration images."""
+        """Tune a cut model on the calibration images; without a plan, by the original's outputs alone."""
         student = extract_program(model)
         teacher = self._find_teacher(steps, mode)
         classifier = find_classifier(student, self.subject.head)
         scaling_weights = {name: names.scaling for name, names in pairs.items()}
-        distillation = Distillation(teacher, student, classifier, scaling_weights)
+        hints = () if plan is None else list_hints(self.network, student, list_removed(self.network, plan).tolist())
+        distillation = Distillation(teacher, student, classifier, scaling_weights, hints)
         arrays, report = distillation.recover()
         return replace_initializers(model, arrays), report
 
@@ -167,14 +174,14 @@ def main() -> None:
             model = bench.refit(model, pairs, planned.plan)
             fitted.append((kept, bench.measure_top1(serialize_model(model))))
             if target == arguments.recover_at and arguments.steps and row.name in RECOVERED:
-                recovered.append((row.name, model, pairs))
+                recovered.append((row.name, model, pairs, planned.plan))
         print(f"{row.name:{_WIDTH}}{format_cells(bare)}   [both passes {seconds:.1f} s]")
         print(f"{row.name + _REFITTED:{_WIDTH}}{format_cells(fitted)}", flush=True)
         if row.name == "basis, fisher":
             print(f"  full rank: outputs differ by at most {bench.compare_full_rank(assessment):.1e} of the largest")
-    for name, model, pairs in recovered:
+    for name, model, pairs, plan in recovered:
         start = time.perf_counter()
-        top1 = bench.measure_top1(serialize_model(bench.recover(model, pairs, arguments.steps)[0]))
+        top1 = bench.measure_top1(serialize_model(bench.recover(model, pairs, plan, arguments.steps)[0]))
         print(
             f"{name:{_WIDTH}}{arguments.recover_at} of the MACs, --recover scale, {arguments.steps} steps: "
             f"{top1:.1f} %   [{time.perf_counter() - start:.0f} s]",

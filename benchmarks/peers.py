@@ -9,8 +9,9 @@ Top-1 on the test images of CIFAR-10, in these columns:
 - `cut`: after pruning alone, closed-form compensation included where the row doesn't say otherwise;
 - `refit`: after basisprune's closed-form re-fit of the layers that are left, without training;
 - `scale`, `full`: after `--steps` steps of basisprune's label-free recovery on the calibration images, from `refit`
-  where there is one. `full` trains all weights and is given to the peers' models just the same: the same images, steps,
-  loss, optimiser, schedule and search for a learning rate;
+  where there is one. `full` trains all weights and is given to the peers' models, too: the same images, steps,
+  distillation loss, optimiser, schedule and search for a learning rate. The hints inside the graphs are of basisprune's
+  rows alone, since which channels a peer has kept isn't known;
 - `own BN`: as many steps in PyTorch with batch normalisation in training mode, as only Torch-Pruning's modules allow.
 
 `--optimizer adam` trains all of them by Adam alone, as most people would recover a peer's model, and as the prototype
@@ -50,6 +51,7 @@ from onnx_basisprune.graph.cost import measure_cost
 from onnx_basisprune.graph.model_io import serialize_model
 from onnx_basisprune.graph.normalize import normalize_model
 from onnx_basisprune.graph.rewrite import PairNames
+from onnx_basisprune.planning.types import Plan
 from onnx_basisprune.progress import Silence
 from onnx_basisprune.runtime.session import Session
 
@@ -176,15 +178,17 @@ def run_row(bench: Bench, row: Row, targets: list[float], recovery: Recovery) ->
         stages = {"cut": bench.measure_top1(serialize_model(model))}
         model = bench.refit(model, pairs, planned.plan)
         stages["refit"] = bench.measure_top1(serialize_model(model))
-        stages |= tune_model(bench, model, pairs, recovery)
+        stages |= tune_model(bench, model, pairs, planned.plan, recovery)
         yield Result(f"basisprune {row.name}", target, measure_kept(bench, model), stages)
 
 
-def tune_model(bench: Bench, model: ModelProto, pairs: dict[str, PairNames], recovery: Recovery) -> dict[str, float]:
-    """Return top-1 after each recovery of a model."""
+def tune_model(
+    bench: Bench, model: ModelProto, pairs: dict[str, PairNames], plan: Plan | None, recovery: Recovery
+) -> dict[str, float]:
+    """Return top-1 after each recovery of a model, with hints where there is a plan."""
     stages: dict[str, float] = {}
     for mode in recovery.modes if recovery.steps else ():
-        tuned, _ = bench.recover(model, pairs, recovery.steps, mode)
+        tuned, _ = bench.recover(model, pairs, plan, recovery.steps, mode)
         stages[mode] = bench.measure_top1(serialize_model(tuned))
     return stages
 
@@ -213,7 +217,7 @@ def run_torch_pruning(bench: Bench, model: str, targets: list[float], recovery: 
                 own["own BN"] = bench.measure_top1(serialize_model(export_module(trained)))
             for suffix, content in (("", exported), (", re-estimated", export_module(fresh))):
                 stages = {"cut": bench.measure_top1(serialize_model(content))}
-                stages |= tune_model(bench, content, {}, recovery.for_peers()) | own
+                stages |= tune_model(bench, content, {}, None, recovery.for_peers()) | own
                 yield Result(method + suffix, target, kept, stages)
 
 
@@ -225,7 +229,7 @@ def run_onnxsim(bench: Bench, _model: str, targets: list[float], recovery: Recov
     for target in targets:
         model = prune_model(bench.subject.model, x, target, lambda item: measure_kept(bench, item))
         stages = {"cut": bench.measure_top1(serialize_model(model))}
-        stages |= tune_model(bench, normalize_model(model), {}, recovery.for_peers())
+        stages |= tune_model(bench, normalize_model(model), {}, None, recovery.for_peers())
         yield Result(f"onnxsim {version('onnxsim')} structured Wanda", target, measure_kept(bench, model), stages)
 
 

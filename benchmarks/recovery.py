@@ -43,7 +43,7 @@ def main() -> None:
                 before = bench.measure_top1(serialize_model(cut))
                 for mode in arguments.modes:
                     start = time.perf_counter()
-                    tuned, report = bench.recover(cut, pairs, arguments.steps, mode)
+                    tuned, report = bench.recover(cut, pairs, planned.plan, arguments.steps, mode)
                     seconds = time.perf_counter() - start
                     kept = planned.forecast.macs / bench.network.cost.macs
                     after = bench.measure_top1(serialize_model(tuned))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from onnx_basisprune.cutting import cut_network
 from onnx_basisprune.foreign import read_program
 from onnx_basisprune.graph.head import find_classifier
 from onnx_basisprune.graph.rewrite import PairNames, replace_initializers
+from onnx_basisprune.hint_tensors import list_hints
 from onnx_basisprune.memory import Built
 from onnx_basisprune.opening import Images
 from onnx_basisprune.refitting import refit_network
@@ -63,18 +64,19 @@ def _build(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool) -> 
     """Carry a plan out."""
     run.recorder.start("rewriting")
     model, pairs = cut_network(prospect.network, prospect.assessment, planned.plan)
+    gone = prospect.list_gone(planned)
     model = refit_network(
         run.network,
         model,
         pairs,
-        prospect.list_gone(planned),
+        gone,
         run.calibration,
         run.images.load,
         run.config,
         run.recorder,
     )
     is_untouched = not pairs and model.graph == run.network.model.graph
-    return _recover(run, model, pairs) if tune and not is_untouched else (model, None)
+    return _recover(run, model, pairs, gone) if tune and not is_untouched else (model, None)
 
 
 def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predictions:
@@ -83,13 +85,15 @@ def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predict
         return run.predict_file(path, images, "trying")
 
 
-def _recover(run: Run, model: ModelProto, pairs: Mapping[str, PairNames]) -> tuple[ModelProto, RecoveryReport]:
+def _recover(
+    run: Run, model: ModelProto, pairs: Mapping[str, PairNames], gone: Collection[int]
+) -> tuple[ModelProto, RecoveryReport]:
     """Tune the weights that `--recover` names."""
     student, steps = read_program(model), run.config.recover_steps
     run.recorder.start("recovery", steps)
     classifier = find_classifier(student, run.calibration.head)
-    distillation = Distillation(
-        run.teacher, student, classifier, {name: names.scaling for name, names in pairs.items()}
-    )
+    scaling_weights = {name: names.scaling for name, names in pairs.items()}
+    hints = list_hints(run.network, student, gone)
+    distillation = Distillation(run.teacher, student, classifier, scaling_weights, hints)
     arrays, report = distillation.recover(run.recorder.advance, restart=lambda: run.recorder.start("recovery", steps))
     return replace_initializers(model, arrays), report

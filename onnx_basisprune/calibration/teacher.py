@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -52,27 +52,35 @@ class Teacher:
         held_out = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_FRACTION * image_count)))
         # A single image serves as both; better than none.
         training = order[held_out:] if held_out < image_count else order
-        self.lessons = Lessons(store, training, self._answer, settings)
+        self.lessons = Lessons(store, training, self.answer, settings)
         parts = split_indices(order[:held_out], settings.chunk_size)
         images = [to_channels_last(store.fetch(part)) for part in parts]
         with torch.no_grad():
-            self.held_out = [Lesson(x, self.find_logits(self._executor, x), len(x) / held_out) for x in images]
+            self.held_out = [Lesson(x, self.run(self._executor, x)[0], len(x) / held_out) for x in images]
 
-    def find_logits(
-        self, executor: Executor, x: torch.Tensor, overrides: Mapping[str, torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """Return a graph's logits `[n, classes]`, in float32.
+    def run(
+        self,
+        executor: Executor,
+        x: torch.Tensor,
+        hints: Sequence[str] = (),
+        overrides: Mapping[str, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return a graph's logits `[n, classes]`, in float32, and hints by name.
+
+        Where the graphs insist on a larger batch the hints are of that, filled with the same images in both.
 
         Args:
             executor: Runs the teacher's graph or a student's.
             x: Model input `[n, ...]`.
+            hints: Tensors inside the graph.
             overrides: Weights to compute with instead of the graph's own.
         """
         filled = fill_batch(x, self.settings.fixed_batch)
-        values = executor.run({self._input: filled}, [self.head.logits], overrides=overrides)
-        return flatten_logits(values[self.head.logits].float(), self.head)[: len(x)]
+        values = executor.run({self._input: filled}, [self.head.logits, *hints], overrides=overrides)
+        logits = flatten_logits(values[self.head.logits].float(), self.head)[: len(x)]
+        return logits, {name: values[name] for name in hints}
 
-    def _answer(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the original's logits `[n, classes]`."""
+    def answer(self, x: torch.Tensor, hints: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the original's logits `[n, classes]`, and hints by name."""
         with torch.no_grad(), round_products(find_fastest_precision()):
-            return self.find_logits(self._executor, x)
+            return self.run(self._executor, x, hints)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,9 +25,9 @@ class Teacher:
     def __init__(self) -> None:
         self.images = 0
 
-    def answer(self, x: torch.Tensor) -> torch.Tensor:
+    def answer(self, x: torch.Tensor, hints: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.images += len(x)
-        return x.sum((1, 2, 3))[:, None]
+        return x.sum((1, 2, 3))[:, None], dict.fromkeys(hints, 2 * x)
 
 
 def make_lessons(teacher: Teacher, indices: NDArray[np.int64], settings: RecoverySettings = SETTINGS) -> Lessons:
@@ -64,6 +65,18 @@ def test_batches_differ_and_come_again_without_asking_the_teacher() -> None:
         assert torch.equal(x, torch.cat([lesson.x for lesson in drawn]))
         torch.testing.assert_close(torch.cat([lesson.target for lesson in drawn])[:, 0], x.sum((1, 2, 3)))
     assert len({tuple(x.flatten().tolist()) for x in first}) == 96
+
+
+def test_hints_are_those_of_the_augmented_images_whenever_they_are_asked_for() -> None:
+    teacher = Teacher()
+    lessons = make_lessons(teacher, np.arange(30))
+    first, again, without = list(lessons.draw(3, ["h"])), list(lessons.draw(3, ["h"])), list(lessons.draw(3))
+    assert teacher.images == 20
+    for one, other, bare in zip(first, again, without, strict=True):
+        assert torch.equal(one.hints["h"], 2 * one.x)
+        assert torch.equal(one.hints["h"], other.hints["h"])
+        assert torch.equal(one.target, bare.target)
+        assert not bare.hints
 
 
 def test_few_images() -> None:
