@@ -98,7 +98,9 @@ class Search:
         known = self._bisect(_QUICK_RATIO if is_recovered else _FINE_RATIO)
         target: float | None = known * _STRIDE
         for _ in range(_MOST_LOOKS if is_recovered else 0):
-            if target is None or self._is_over(tune=True) or self.try_target(target, tune=True) is None:
+            # Should the claim of what was accepted fail, there must be time left to step back.
+            looks = 2 if any(tried.tuned and tried.is_accepted for tried in self.tried) else 1
+            if target is None or self._is_over(tune=True, looks=looks) or self.try_target(target, tune=True) is None:
                 return
             target = self._choose_next(known)
 
@@ -144,12 +146,12 @@ class Search:
         share = min(max(reserve / (reserve + last.excess), _SHARES[0]), _SHARES[1])
         return exp((1 - share) * log(best) + share * log(last.ceiling))
 
-    def _is_over(self, *, tune: bool) -> bool:
-        """Return whether another candidate would take longer than there is time, be it as quick as the quickest."""
+    def _is_over(self, *, tune: bool, looks: int = 1) -> bool:
+        """Return whether other candidates would take longer than there is time, be they as quick as the quickest."""
         seconds = min((tried.seconds for tried in self.tried if tried.tuned == tune), default=0.0)
         run = self.outlook.run
         deadline = run.recorder.find_deadline(run.config.time_limit)
-        is_over = deadline is not None and perf_counter() + seconds > deadline
+        is_over = deadline is not None and perf_counter() + looks * seconds > deadline
         self.stopped |= is_over
         return is_over
 

@@ -182,6 +182,17 @@ def test_without_the_time_for_a_recovery_the_search_steps_back_without_it(monkey
     assert world.clock <= 120.0
 
 
+def test_the_search_leaves_time_to_step_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A recovery takes 50 s. A fourth look for what is smaller than 0.21, which fails its claim, would be the last.
+    claimed = lose_below(0.25, 0.25)
+    world = World(monkeypatch, lose_below(0.4, 0.1), claimed=claimed, slower=50.0, time_limit=230.0)
+    candidate, report = world.run()
+    assert report.stopped
+    assert candidate.recovery
+    assert 0.25 <= candidate.planned.left / 100 < 0.29
+    assert world.clock <= 230.0
+
+
 @pytest.mark.parametrize(
     ("chosen", "claimed", "holds"),
     [
