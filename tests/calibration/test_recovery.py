@@ -100,7 +100,7 @@ def test_betters_the_held_out_loss(head: Head, mode: RecoveryMode) -> None:
     told: list[int] = []
     arrays, report = make_distillation(head=head, settings=replace(SETTINGS, mode=mode)).recover(told.append)
     assert report.kept
-    assert report.held_out_loss_after < 0.9 * report.held_out_loss_before
+    assert report.held_out_loss_after < 0.85 * report.held_out_loss_before
     assert report.steps == sum(told) == 30
     assert report.mode == mode
     assert report.curve[0] == (0, report.held_out_loss_before, 0.0)
@@ -256,15 +256,15 @@ def test_chunks_add_up_to_the_batch() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 1)])
-def test_loss_is_the_divergence_at_four_degrees(shape: tuple[int, int]) -> None:
+def test_loss_is_the_divergence_at_two_degrees(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     logits, target = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     if shape[1] == 1:
-        p, q = torch.sigmoid(target / 4), torch.sigmoid(logits / 4)
-        expected = 16 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum()
+        p, q = torch.sigmoid(target / 2), torch.sigmoid(logits / 2)
+        expected = 4 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum()
     else:
-        p, q = functional.softmax(target / 4, dim=1), functional.softmax(logits / 4, dim=1)
-        expected = 16 * (p * (p / q).log()).sum()
+        p, q = functional.softmax(target / 2, dim=1), functional.softmax(logits / 2, dim=1)
+        expected = 4 * (p * (p / q).log()).sum()
     head = Head("logits", "z", "z")
     torch.testing.assert_close(distillation_loss(logits, target, head), expected, rtol=1e-9, atol=1e-12)
     assert float(distillation_loss(target, target, head)) == pytest.approx(0.0, abs=1e-12)
