@@ -9,7 +9,6 @@ import numpy as np
 
 from onnx_basisprune.calibration.hints import Hint
 from onnx_basisprune.network import Network
-from onnx_basisprune.planning.channels import varying_axes
 from onnx_basisprune.planning.types import Program
 from onnx_basisprune.refit_layers import find_output_axis, list_changed
 
@@ -42,9 +41,7 @@ def list_hints(network: Network, student: Program, removed: Collection[int]) -> 
 
 def _describe(network: Network, name: str, removed: Collection[int]) -> Hint:
     """Return a hint with the channels that are left of it."""
-    labels = network.channels.labels.get(name)
-    axes = [] if labels is None else varying_axes(labels)
-    if labels is None or not axes:
+    found = network.channels.find_kept(name, np.fromiter(removed, dtype=np.int64))
+    if found is None or found[1].size == network.channels.labels[name].size:
         return Hint(name)
-    stays = ~np.isin(labels.reshape(-1), np.fromiter(removed, dtype=np.int64))
-    return Hint(name, axes[0], None if stays.all() else tuple(np.flatnonzero(stays).tolist()))
+    return Hint(name, found[0], tuple(found[1].tolist()))

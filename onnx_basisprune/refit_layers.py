@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from onnx_basisprune.graph.rewrite import PairNames
 from onnx_basisprune.graph.shapes import infer_shapes
 from onnx_basisprune.network import Network
-from onnx_basisprune.planning.channels import varying_axes
 from onnx_basisprune.planning.refit import RefitLayer
 from onnx_basisprune.planning.types import Operation, Program
 
@@ -182,11 +181,8 @@ class _LayerFinder:
 
     def _find_rows(self, output: str) -> tuple[int, NDArray[np.int64]] | None:
         """Return the axis before a MatMul's last one on which its output's channels lie, and which of them stay."""
-        labels = self._network.channels.labels.get(output)
-        axes = [] if labels is None else varying_axes(labels)
-        if labels is None or not axes or axes[0] == labels.ndim - 1:
-            return None
-        return axes[0], np.flatnonzero(~np.isin(labels.reshape(-1), self._removed))
+        found = self._network.channels.find_kept(output, self._removed)
+        return None if found is None or found[0] == len(self._shapes[output]) - 1 else found
 
     def _find_bias(self, operation: Operation, channels: int) -> tuple[str, float, str] | None:
         """Return a node's bias, its factor and the tensor that has it added; `None` where it can't be set."""

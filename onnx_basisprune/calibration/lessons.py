@@ -106,7 +106,8 @@ class Lessons:
             found: Tensors = {}
             if hints or index == len(targets):
                 target, found = self._answer(x, hints)
-                targets[index : index + 1] = [target]
+                if index == len(targets):
+                    targets.append(target)
             yield Lesson(x, targets[index], len(part) / self.batch_size, found)
 
 

@@ -65,7 +65,8 @@ class Distillation:
         self._executor = prepare_executor(student)
         # Scaling factors can't follow them: ResNet-20 ends where it does without, and takes half as long again.
         hints = hints if self._settings.mode == "full" else ()
-        self._hints = HintLoss(hints, teacher.answer(teacher.held_out[0].x, [hint.name for hint in hints])[1])
+        names = [hint.name for hint in hints]
+        self._hints = HintLoss(hints, teacher.answer(teacher.held_out[0].x, names)[1] if names else {})
         self._precision = choose_precision(student)
         trained = list_trained(student, self._settings.mode, classifier)
         # In `full`, a scaling weight is trained whole, as every other is.

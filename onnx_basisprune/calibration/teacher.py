@@ -24,7 +24,7 @@ _MOST_HELD_OUT = 256
 class Teacher:
     """The original graph, the calibration images and what it says to them.
 
-    Its answers are kept: each student learns from the same batches, and the first one pays for them.
+    Its logits are kept: each student learns from the same batches, and the first one pays for them. Hints aren't.
 
     Attributes:
         head: Where the logits are.

@@ -14,7 +14,7 @@ from onnx_basisprune.graph.channel_tracer import Coupling, Read, Tracer
 from onnx_basisprune.graph.editing import list_captured, list_overridable, make_unique
 from onnx_basisprune.graph.program import extract_program
 from onnx_basisprune.graph.shapes import infer_shapes
-from onnx_basisprune.planning.channels import FIXED, Labels
+from onnx_basisprune.planning.channels import FIXED, Labels, varying_axes
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,19 @@ class ChannelMap:
         """The classes that may go, of all groups."""
         free = [group.channels for group in self.groups if not group.blocked_by]
         return np.concatenate([np.zeros(0, dtype=np.int64), *free])
+
+    def find_kept(self, tensor: str, removed: Labels) -> tuple[int, Labels] | None:
+        """Return the axis of a tensor's channels and the positions there that stay, `None` where it has no channels.
+
+        Args:
+            tensor: Its name.
+            removed: Classes that go.
+        """
+        labels = self.labels.get(tensor)
+        axes = [] if labels is None else varying_axes(labels)
+        if labels is None or not axes:
+            return None
+        return axes[0], np.flatnonzero(~np.isin(labels.reshape(-1), removed))
 
 
 def map_channels(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> ChannelMap:
