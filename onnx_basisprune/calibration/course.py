@@ -38,11 +38,22 @@ class Course:
         self.attempts = self.steps = 0
         self.curve: list[tuple[int, float, float]] = [(0, before, 0.0)]
         self._attempt: list[float] = []
+        self._end = math.inf
 
     def begin_attempt(self) -> None:
         """Begin anew from the weights that were given."""
         self.attempts += 1
         self._attempt = []
+
+    def end_attempt(self) -> bool:
+        """Take note that all steps were taken; return whether a lower rate may do better.
+
+        It may where nothing was better than the start, unless it has just brought the end no nearer to it: then the
+        weights that were given are as good as this teacher makes them.
+        """
+        end, before = self.curve[-1][1], self._end
+        self._end = end
+        return not self.arrays and end < before
 
     def check(self, student: Student, steps: int, loss: float, rate: float) -> Verdict:
         """Take note of a held-out loss, and keep the weights where it is the lowest.

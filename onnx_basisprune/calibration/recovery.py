@@ -3,7 +3,7 @@
 The best values on a held-out slice of the calibration images are kept, and those given where training doesn't better
 them. Where the held-out loss no longer falls, the course goes on with the lower rates of half of what is left: they end
 it, and are where most is gained. A learning rate that makes things worse is noticed there, too: training starts again
-from the beginning with a third of it.
+from the beginning with a third of it, as long as that helps.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Distillation:
                 if verdict == "stalled":
                     position += (steps - position) // 2
                 since = 0
-        return not course.arrays
+        return course.end_attempt()
 
     def _take_step(self, student: Student, optimizer: Optimizer, rate: float, number: int) -> None:
         """Learn from a batch."""

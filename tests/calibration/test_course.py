@@ -89,3 +89,25 @@ def test_each_attempt_has_its_own_patience() -> None:
 def test_a_student_that_is_exact_stalls() -> None:
     assert run(Course(0.0), [0.0] * 30)[-1] in ("go on", "stalled")
     assert run(Course(0.0), [1e-9])[-1] == "diverged"
+
+
+def test_a_lower_rate_is_tried_as_long_as_the_end_comes_nearer() -> None:
+    course = Course(1.0)
+    ends = []
+    for end in (1.9, 1.4, 1.5):
+        run(course, [1.2, end])
+        ends.append(course.end_attempt())
+    assert ends == [True, True, False]
+
+
+def test_a_rate_that_was_given_up_says_nothing_of_a_lower_one() -> None:
+    course = Course(1.0)
+    assert run(course, [0.9 + 1.0, math.nan])[-1] == "diverged"
+    run(course, [1.5])
+    assert course.end_attempt()
+
+
+def test_no_lower_rate_is_tried_once_something_is_better() -> None:
+    course = Course(1.0)
+    run(course, [0.9, 1.5])
+    assert not course.end_attempt()
