@@ -25,12 +25,13 @@ from onnx_basisprune.results import SearchReport
 from onnx_basisprune.run import Trial
 from onnx_basisprune.runtime.evaluation import compare, estimate_standard_error
 from onnx_basisprune.runtime.intervals import QUANTILE
-from onnx_basisprune.tried import Tried, choose_step_back, extrapolate, measure_rise
+from onnx_basisprune.tried import Tried, choose_step_back, extrapolate, forecast_ratio, measure_rise
 
-# Fractions to keep: nothing is tried below the least; the quick tries end at this ratio of two budgets, the ones with
-# recovery at that one.
+# Fractions to keep: nothing is tried below the least.
 _LEAST = 0.001
-_QUICK_RATIO, _FINE_RATIO = 1.3, 1.03
+# The ratio of two budgets at which the search ends: of quick tries before those with recovery, of these, which take
+# minutes each and can't be told apart where they are nearer, and of quick tries alone.
+_QUICK_RATIO, _TUNED_RATIO, _FINE_RATIO = 1.3, 1.05, 1.03
 # Where none has been too small yet, the next budget as a fraction of the smallest that was accepted, at first.
 _STRIDE = 0.7
 # Else how far it lies from the accepted one to the other, whatever the line says: a drop far beyond the bound isn't on
@@ -134,15 +135,18 @@ class Search:
         tuned = [tried for tried in self.tried if tried.tuned]
         accepted = sorted((tried for tried in tuned if tried.is_accepted), key=lambda tried: tried.kept)
         best = min([*(tried.kept for tried in accepted), known])
+        leader = accepted[0] if accepted and accepted[0].kept == best else None
+        if leader is not None and forecast_ratio(leader) * _TUNED_RATIO >= 1:
+            return None
         refused = [tried for tried in tuned if not tried.is_accepted and tried.ceiling < best]
         if not refused:
             ratio = _STRIDE if len(accepted) < 2 else extrapolate(*accepted[:2])
             is_last = any(tried.kept <= self._least for tried in tuned) or best * ratio < _LEAST
             return None if is_last else best * ratio
         last = max(refused, key=lambda tried: tried.ceiling)
-        if best / last.ceiling <= _FINE_RATIO:
+        if best / last.ceiling <= _TUNED_RATIO:
             return None
-        reserve = -accepted[0].excess if accepted and accepted[0].kept == best else self.bound
+        reserve = self.bound if leader is None else -leader.excess
         share = min(max(reserve / (reserve + last.excess), _SHARES[0]), _SHARES[1])
         return exp((1 - share) * log(best) + share * log(last.ceiling))
 
