@@ -6,18 +6,19 @@
 
 Half of each test set (every second image of a class) is given as `--val`; the other half judges what came out. A row
 is one run of the library function: what is left of multiply-adds, parameters and time, and the drop in top-1 as the
-report claims it and on the unseen half, both with their 95 % intervals. The exit code is 1 if a drop on the unseen half
-is over the bound.
+report claims it and on the unseen half, both with their 95 % intervals. Several seeds end with their median and spread.
+The exit code is 1 if a drop on the unseen half is over the bound.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,25 @@ class Row:
 
     model: str
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        macs: Fraction left.
+        parameters: Fraction left.
+        speedup: Old time divided by new; NaN where none was measured.
+        drop: In percentage points, on the unseen half.
+        minutes: What it took.
+    """
+
+    macs: float
+    parameters: float
+    speedup: float
+    drop: float
+    minutes: float
 
 
 ROWS = {
@@ -104,16 +124,20 @@ def main() -> None:
             print(f"{name:16}  {row.model}  {row.options}")
         return
     print_row(HEADINGS)
-    held = True
+    drops: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.rows:
-            for seed in arguments.seeds:
-                held &= run_row(name, seed, arguments.threads, arguments.shared, Path(folder))
-    sys.exit(not held)
+            outcomes = [
+                run_row(name, seed, arguments.threads, arguments.shared, Path(folder)) for seed in arguments.seeds
+            ]
+            if len(outcomes) > 1:
+                print_spread(name, outcomes)
+            drops += [outcome.drop for outcome in outcomes]
+    sys.exit(max(drops) > BOUND)
 
 
-def run_row(name: str, seed: int, threads: int | None, shared: Path, folder: Path) -> bool:
-    """Compress as a row says, print what came of it, and return whether the bound holds on the unseen half."""
+def run_row(name: str, seed: int, threads: int | None, shared: Path, folder: Path) -> Outcome:
+    """Compress as a row says, and print what came of it."""
     row = ROWS[name]
     model = shared / "models" / f"{row.model}.onnx"
     data, val, unseen = split_data(row.model, shared / "data", folder)
@@ -128,12 +152,14 @@ def run_row(name: str, seed: int, threads: int | None, shared: Path, folder: Pat
     assert drop is not None
     assert reference is not None
     assert search is not None
+    macs = report.compressed.macs / report.original.macs
+    parameters = report.compressed.parameters / report.original.parameters
     print_row(
         (
             name,
             seed,
-            f"{report.compressed.macs / report.original.macs:.3f}",
-            f"{report.compressed.parameters / report.original.parameters:.4f}",
+            f"{macs:.3f}",
+            f"{parameters:.4f}",
             describe_speedup(report),
             f"{100 * (reference.top1 or 0):.2f} -> {100 * (result.accuracy.top1 or 0):.2f}",
             describe_drop(report.drop_pp),
@@ -142,7 +168,23 @@ def run_row(name: str, seed: int, threads: int | None, shared: Path, folder: Pat
             f"{minutes:.1f}",
         )
     )
-    return drop.estimate <= BOUND
+    speedup = math.nan if report.speedup is None else report.speedup.median
+    return Outcome(macs, parameters, speedup, drop.estimate, minutes)
+
+
+def print_spread(name: str, outcomes: list[Outcome]) -> None:
+    """Print the median, and between what the seeds are."""
+    columns = np.array([astuple(outcome) for outcome in outcomes])
+    formats = (".3f", ".4f", ".2f", ".2f", ".0f")
+    macs, parameters, speedup, drop, minutes = (
+        f"{np.median(column):{shown}} ({column.min():{shown}}..{column.max():{shown}})"
+        for column, shown in zip(columns.T, formats, strict=True)
+    )
+    print(
+        f"{name:>16}, median and spread of {len(outcomes)} seeds: MACs {macs}, params {parameters}, "
+        f"speed-up {speedup}, unseen drop {drop} pp, {minutes} min",
+        flush=True,
+    )
 
 
 def split_data(model: str, data: Path, folder: Path) -> tuple[Path, Path, Path]:
