@@ -25,7 +25,7 @@ from onnx_basisprune.results import SearchReport
 from onnx_basisprune.run import Trial
 from onnx_basisprune.runtime.evaluation import compare, estimate_standard_error
 from onnx_basisprune.runtime.intervals import QUANTILE
-from onnx_basisprune.tried import Tried, choose_step_back, extrapolate, forecast_ratio, measure_rise
+from onnx_basisprune.tried import Tried, choose_step_back, extrapolate, measure_rise
 
 # Fractions to keep: nothing is tried below the least.
 _LEAST = 0.001
@@ -135,9 +135,6 @@ class Search:
         tuned = [tried for tried in self.tried if tried.tuned]
         accepted = sorted((tried for tried in tuned if tried.is_accepted), key=lambda tried: tried.kept)
         best = min([*(tried.kept for tried in accepted), known])
-        leader = accepted[0] if accepted and accepted[0].kept == best else None
-        if leader is not None and forecast_ratio(leader) * _TUNED_RATIO >= 1:
-            return None
         refused = [tried for tried in tuned if not tried.is_accepted and tried.ceiling < best]
         if not refused:
             ratio = _STRIDE if len(accepted) < 2 else extrapolate(*accepted[:2])
@@ -146,7 +143,7 @@ class Search:
         last = max(refused, key=lambda tried: tried.ceiling)
         if best / last.ceiling <= _TUNED_RATIO:
             return None
-        reserve = self.bound if leader is None else -leader.excess
+        reserve = -accepted[0].excess if accepted and accepted[0].kept == best else self.bound
         share = min(max(reserve / (reserve + last.excess), _SHARES[0]), _SHARES[1])
         return exp((1 - share) * log(best) + share * log(last.ceiling))
 

@@ -18,8 +18,6 @@ _STRIDES = (0.4, 0.85)
 _STEPS_BACK = (1.03, 1.26)
 # How steep drops are is measured on candidates that keep so many times as much, or as little, at most.
 _NEAR = 1.5
-# Drops were seen to rise with the inverse square of what is kept, or faster: with its logarithm by twice what they are.
-_LEAST_RISE = 2.0
 # Points that sums of drops and errors may be off by.
 _ROUNDING = 1e-9
 
@@ -73,18 +71,6 @@ def extrapolate(best: Tried, other: Tried) -> float:
     return min(max(ratio, _STRIDES[0]), _STRIDES[1])
 
 
-def forecast_ratio(best: Tried) -> float:
-    """Return how far below an accepted candidate the bound is met, if drops rise as slowly there as they were seen to.
-
-    Args:
-        best: The candidate.
-
-    Returns:
-        0 where it loses nothing, and so tells nothing.
-    """
-    return exp(best.excess / (_LEAST_RISE * best.drop)) if best.drop > 0 else 0.0
-
-
 def measure_rise(tried: Sequence[Tried], kept: float, bound: float) -> float:
     """Return by how much recovered candidates' drops rise near one, in percentage points, with kept's logarithm.
 
@@ -108,6 +94,8 @@ def measure_rise(tried: Sequence[Tried], kept: float, bound: float) -> float:
 def choose_step_back(drop: float, error: float, bound: float, rise: float) -> float:
     """Return how many times as much the next candidate keeps, after one whose drop with its error is over the bound.
 
+    Drops were seen to fall with the square of what is kept, or faster: with its logarithm by twice what they are.
+
     Args:
         drop: The failed candidate's, in percentage points.
         error: What it counts with besides: its standard error, or more.
@@ -119,4 +107,4 @@ def choose_step_back(drop: float, error: float, bound: float, rise: float) -> fl
     """
     over = max(drop + error - bound, _ROUNDING)
     least, most = _STEPS_BACK
-    return max(least, exp(over / max(rise, _LEAST_RISE * drop, over / log(most))))
+    return max(least, exp(over / max(rise, 2 * drop, over / log(most))))

@@ -130,17 +130,8 @@ def test_the_drop_counts_with_its_standard_error(monkeypatch: pytest.MonkeyPatch
     # 0.95 pp is below the bound, but on 10,000 images its error is 0.097.
     near = World(monkeypatch, lambda kept, _: 0.0 if kept > 0.5 else 0.95)
     assert near.run()[0].planned.left > 50
-    far = World(monkeypatch, lambda _kept, _tune: 0.7)
+    far = World(monkeypatch, lambda _kept, _tune: 0.85)
     assert far.run()[0].planned.left < 2
-
-
-def test_where_little_can_be_gained_no_time_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lose(kept: float, tune: bool) -> float:
-        return 0.865 * (0.4546 / kept) ** 4 if tune else lose_below(0.55, 0.55)(kept, tune)
-
-    # With its error of 0.09 the first that is recovered is 0.04 within the bound: 3 % less would be beyond it.
-    _, report = World(monkeypatch, lose).run()
-    assert [look.accepted for look in report.looks if look.recovered] == [True]
 
 
 def test_a_failed_claim_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
