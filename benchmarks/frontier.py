@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from max_drop import describe_drop, split_data
+from max_drop import describe_drop, describe_speedup, split_data
 
 import onnx_basisprune as bp
 from onnx_basisprune.results import FrontierPoint
@@ -77,12 +77,11 @@ def split_images(model: str, data: Path, folder: Path) -> tuple[Path, Path, Path
 
 def describe_point(report: bp.CompressionReport, point: FrontierPoint) -> tuple[object, ...]:
     """Return the cells of a row."""
-    speedup = point.speedup
     return (
         "written" if point.chosen else "",
         f"{point.macs / report.original.macs:.3f}",
         f"{point.parameters / report.original.parameters:.3f}",
-        "-" if speedup is None else f"{speedup.median:.2f} ({speedup.low:.2f}..{speedup.high:.2f})",
+        describe_speedup(point.speedup),
         f"{100 * (point.accuracy.top1 or 0):.1f}",
         describe_drop(point.drop_pp),
         point.recovered,

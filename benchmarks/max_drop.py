@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import onnx_basisprune as bp
-from onnx_basisprune.results import Interval
+from onnx_basisprune.results import Interval, Speedup
 
 BOUND = 1.0
 
@@ -160,7 +160,7 @@ def run_row(name: str, seed: int, threads: int | None, shared: Path, folder: Pat
             seed,
             f"{macs:.3f}",
             f"{parameters:.4f}",
-            describe_speedup(report),
+            describe_speedup(report.speedup),
             f"{100 * (reference.top1 or 0):.2f} -> {100 * (result.accuracy.top1 or 0):.2f}",
             describe_drop(report.drop_pp),
             describe_drop(drop),
@@ -205,9 +205,8 @@ def split_data(model: str, data: Path, folder: Path) -> tuple[Path, Path, Path]:
     return data / "cifar10" / "calib", *halves
 
 
-def describe_speedup(report: bp.CompressionReport) -> str:
-    """Return the measured speed-up with its interval."""
-    speedup = report.speedup
+def describe_speedup(speedup: Speedup | None) -> str:
+    """Return a measured speed-up with its interval."""
     return "-" if speedup is None else f"{speedup.median:.2f} ({speedup.low:.2f}..{speedup.high:.2f})"
 
 
