@@ -102,7 +102,7 @@ def test_a_lower_rate_is_tried_as_long_as_the_end_comes_nearer() -> None:
 
 def test_a_rate_that_was_given_up_says_nothing_of_a_lower_one() -> None:
     course = Course(1.0)
-    assert run(course, [0.9 + 1.0, math.nan])[-1] == "diverged"
+    assert run(course, [1.9, math.nan])[-1] == "diverged"
     run(course, [1.5])
     assert course.end_attempt()
 
