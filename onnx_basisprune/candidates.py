@@ -40,7 +40,9 @@ class Candidate:
     recovery: RecoveryReport | None
 
 
-def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool = True) -> Candidate:
+def build_candidate(
+    run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool = True, deadline: float | None = None
+) -> Candidate:
     """Carry a plan out: cut the network, re-fit its layers, and recover; or recall what came of it in an earlier run.
 
     Args:
@@ -48,11 +50,12 @@ def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: 
         prospect: What the plan was made from.
         planned: The plan.
         tune: Whether to recover as `--recover` says.
+        deadline: By when the recovery is to be done, of `time.perf_counter`; `None` for never.
     """
     tune = tune and run.config.is_recovered
 
     def build() -> Built:
-        return _build(run, prospect, planned, tune=tune)
+        return _build(run, prospect, planned, tune=tune, deadline=deadline)
 
     # After several rounds the plan is one of what they left, which isn't part of what is remembered.
     if prospect.network is not run.network:
@@ -60,7 +63,7 @@ def build_candidate(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: 
     return Candidate(planned, *run.memory.recall_candidate(planned.plan, build, run.recorder, tune=tune))
 
 
-def _build(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool) -> Built:
+def _build(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool, deadline: float | None) -> Built:
     """Carry a plan out."""
     run.recorder.start("rewriting")
     model, pairs = cut_network(prospect.network, prospect.assessment, planned.plan)
@@ -76,7 +79,7 @@ def _build(run: Run, prospect: Prospect, planned: PlannedCut, *, tune: bool) -> 
         run.recorder,
     )
     is_untouched = not pairs and model.graph == run.network.model.graph
-    return _recover(run, model, pairs, gone) if tune and not is_untouched else (model, None)
+    return _recover(run, model, pairs, gone, deadline) if tune and not is_untouched else (model, None)
 
 
 def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predictions:
@@ -86,7 +89,7 @@ def predict_candidate(run: Run, candidate: Candidate, images: Images) -> Predict
 
 
 def _recover(
-    run: Run, model: ModelProto, pairs: Mapping[str, PairNames], gone: Collection[int]
+    run: Run, model: ModelProto, pairs: Mapping[str, PairNames], gone: Collection[int], deadline: float | None
 ) -> tuple[ModelProto, RecoveryReport]:
     """Tune the weights that `--recover` names."""
     student, steps = read_program(model), run.config.recover_steps
@@ -95,5 +98,7 @@ def _recover(
     scaling_weights = {name: names.scaling for name, names in pairs.items()}
     hints = list_hints(run.network, student, gone)
     distillation = Distillation(run.teacher, student, classifier, scaling_weights, hints)
-    arrays, report = distillation.recover(run.recorder.advance, restart=lambda: run.recorder.start("recovery", steps))
+    arrays, report = distillation.recover(
+        run.recorder.advance, restart=lambda: run.recorder.start("recovery", steps), deadline=deadline
+    )
     return replace_initializers(model, arrays), report

@@ -87,6 +87,7 @@ class RecoveryReport:
         learning_rate: The highest of the last attempt, as a fraction of each weight's size per step.
         precision: What the steps' products were rounded to: `bfloat16` where that is faster, else `float32`.
         images_per_second: Images learned from divided by the seconds that it took, with all checks.
+        hurried: Whether `--time-limit` left time for fewer steps only than were asked for.
     """
 
     mode: str
@@ -98,6 +99,7 @@ class RecoveryReport:
     learning_rate: float | None = None
     precision: str = "float32"
     images_per_second: float | None = None
+    hurried: bool = False
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ class Memory:
     def recall_candidate(self, plan: Plan, build: Callable[[], Built], recorder: Recorder, *, tune: bool) -> Built:
         """Return the model that a plan gives and its recovery, from an earlier run where there was one.
 
+        One whose recovery had to hurry isn't kept: a later run may have more time.
+
         Args:
             plan: A plan of the original network.
             build: Carries it out.
@@ -84,7 +86,8 @@ class Memory:
             return parse_model(arrays["model"].tobytes()), _read_recovery(note["recovery"])
         before = len(recorder.warnings)
         model, recovery = build()
-        if self._cache and self._still_holds():
+        is_hurried = recovery is not None and recovery.hurried
+        if self._cache and not is_hurried and self._still_holds():
             note = {"warnings": recorder.warnings[before:], "recovery": recovery and asdict(recovery)}
             # One over protobuf's 2 GiB isn't kept.
             with suppress(ModelError):

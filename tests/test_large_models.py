@@ -33,8 +33,8 @@ NAMES = ["digits.pruned.onnx", "digits.pruned.onnx.data"]
 def _short_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     real = benchmark._run_rounds
 
-    def run_few(contenders: Any, settings: benchmark.BenchmarkSettings, progress: Any) -> None:
-        real(contenders, replace(settings, min_rounds=5, min_seconds=0.0, max_seconds=0.1), progress)
+    def run_few(contenders: Any, settings: benchmark.BenchmarkSettings, progress: Any, *, rewarm: bool) -> None:
+        real(contenders, replace(settings, min_rounds=5, min_seconds=0.0, max_seconds=0.1), progress, rewarm=rewarm)
 
     monkeypatch.setattr(benchmark, "_run_rounds", run_few)
 

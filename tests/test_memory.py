@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ def test_a_candidate_is_recalled_with_its_recovery_and_warnings(
     found = remember(cache).recall_candidate(PLAN, lambda: pytest.fail("built again"), later, tune=True)
     assert found == (model, recovery)
     assert later.warnings == ["something of this candidate"]
+
+
+def test_a_candidate_that_had_to_hurry_is_built_again(cache: Cache, branching: Callable[..., Network]) -> None:
+    model, recorder = branching().model, Recorder(Silence())
+    hurried = replace(RECOVERY, hurried=True)
+    assert remember(cache).recall_candidate(PLAN, build(model, recorder, hurried), recorder, tune=True)[1] == hurried
+    found = remember(cache).recall_candidate(PLAN, build(model, recorder), recorder, tune=True)
+    assert found == (model, RECOVERY)
 
 
 @pytest.mark.parametrize(

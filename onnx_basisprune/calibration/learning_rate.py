@@ -37,13 +37,13 @@ def choose_first_rate(mode: RecoveryMode, steps: int, loss: float) -> float:
     return min(highest, _RATE_PER_STEP * steps)
 
 
-def compute_cycle(step: int, steps: int) -> float:
+def compute_cycle(step: float, steps: int) -> float:
     """Return a step's learning rate relative to the highest (one cycle, Smith, arXiv 1708.07120).
 
     It rises in a straight line over the first tenth of the steps, then falls as half a cosine to almost 0.
 
     Args:
-        step: From 0 on.
+        step: From 0 on, below `steps`; between two steps, too.
         steps: All steps.
     """
     rise = max(1.0, _WARM_UP * steps)

@@ -3,7 +3,8 @@
 The best values on a held-out slice of the calibration images are kept, and those given where training doesn't better
 them. Where the held-out loss no longer falls, the course goes on with the lower rates of half of what is left: they end
 it, and are where most is gained. A learning rate that makes things worse is noticed there, too: training starts again
-from the beginning with a third of it, as long as that helps.
+from the beginning with a third of it, as long as that helps. Where time is short, it goes through the whole cycle in
+fewer steps.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from onnx_basisprune.calibration.learning_rate import choose_first_rate, compute
 from onnx_basisprune.calibration.lessons import Lesson
 from onnx_basisprune.calibration.loss import is_binary
 from onnx_basisprune.calibration.optimizer import Optimizer
+from onnx_basisprune.calibration.pace import Pace
 from onnx_basisprune.calibration.precision import choose_precision, round_products
 from onnx_basisprune.calibration.student import (
     Student,
@@ -75,13 +77,17 @@ class Distillation:
         self._matrices = list_matrices(student) & self._free if self._settings.mode == "full" else frozenset()
 
     def recover(
-        self, progress: Callable[[int], None] | None = None, restart: Callable[[], None] | None = None
+        self,
+        progress: Callable[[int], None] | None = None,
+        restart: Callable[[], None] | None = None,
+        deadline: float | None = None,
     ) -> tuple[Arrays, RecoveryReport]:
         """Train, and return the new values of the trained initializers with an account of the course.
 
         Args:
             progress: Called with the number of steps just done.
             restart: Called where training begins anew with a lower rate: no step is done then.
+            deadline: By when to be done, of `time.perf_counter`: with fewer steps where need be. `None` for never.
 
         Returns:
             New arrays by initializer name (none where training made nothing better), and the report.
@@ -90,9 +96,9 @@ class Distillation:
         before = self._measure_held_out(student)
         if not student.changes:  # no bias, no pair, no classifier, or no weight in float32
             return {}, RecoveryReport(self._settings.mode, 0, False, before, before, ((0, before, 0.0),))
-        course = Course(before)
+        course, pace = Course(before), Pace(deadline)
         rate, begin = choose_first_rate(self._settings.mode, self._settings.steps, before), perf_counter()
-        while self._train(course, rate, progress) and course.attempts < _ATTEMPTS:
+        while self._train(course, pace, rate, progress) and course.attempts < _ATTEMPTS and not pace.is_over():
             rate /= 3
             if restart is not None:
                 restart()
@@ -106,6 +112,7 @@ class Distillation:
             learning_rate=rate,
             precision=self._precision,
             images_per_second=course.steps * self._teacher.lessons.batch_size / (perf_counter() - begin),
+            hurried=pace.is_hurried,
         )
         return course.arrays, report
 
@@ -113,27 +120,29 @@ class Distillation:
         """Return the compressed graph as it was given."""
         return make_student(self._executor, self._free, self._scaling)
 
-    def _train(self, course: Course, highest_rate: float, progress: Callable[[int], None] | None) -> bool:
+    def _train(self, course: Course, pace: Pace, highest_rate: float, progress: Callable[[int], None] | None) -> bool:
         """Take all steps from the beginning, or as long as they help; return whether a lower rate may do better."""
         student, steps = self._make_student(), self._settings.steps
         optimizer = Optimizer(student.changes, self._matrices)
         interval, since = max(_LEAST_INTERVAL, -(-steps // _CHECKS)), 0
         course.begin_attempt()
-        # Where the cycle is, which a stall shortens, and how many steps were taken.
-        position = number = 0
+        # Where the cycle is, which a stall and haste bring on, and how many steps were taken.
+        position, number = 0.0, 0
+        stride = pace.choose_stride(steps)
         while position < steps:
             rate = highest_rate * compute_cycle(position, steps)
             self._take_step(student, optimizer, rate, number)
-            position, number, since = position + 1, number + 1, since + 1
+            position, number, since = position + stride, number + 1, since + 1
             if progress is not None:
                 progress(1)
-            if since == interval or position == steps:
+            if since == interval or position >= steps:
                 verdict = course.check(student, since, self._measure_held_out(student), rate)
+                pace.count(since)
                 if verdict == "diverged":
                     return True
                 if verdict == "stalled":
                     position += (steps - position) // 2
-                since = 0
+                stride, since = pace.choose_stride(steps - position), 0
         return course.end_attempt()
 
     def _take_step(self, student: Student, optimizer: Optimizer, rate: float, number: int) -> None:

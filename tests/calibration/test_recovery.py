@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+import onnx_basisprune.calibration.pace as pace
 import onnx_basisprune.calibration.recovery as recovery
 from onnx_basisprune.calibration.executor import Executor
 from onnx_basisprune.calibration.hints import Hint
@@ -19,6 +20,7 @@ from onnx_basisprune.calibration.recovery import Distillation, distillation_loss
 from onnx_basisprune.calibration.student import RecoveryMode
 from onnx_basisprune.calibration.teacher import Teacher
 from onnx_basisprune.planning.types import Head, Operation, Program, TensorSpec
+from onnx_basisprune.results import RecoveryReport
 
 SOFTMAX, SIGMOID = Head("softmax", "z", "p"), Head("sigmoid", "z", "p")
 MODES: list[RecoveryMode] = ["scale", "full"]
@@ -302,6 +304,38 @@ def test_ends_early_where_it_no_longer_helps() -> None:
     assert report.curve[-1][2] < 0.05 * report.learning_rate
     assert report.held_out_loss_after <= report.held_out_loss_before
     assert report.kept == bool(arrays)
+
+
+def test_with_little_time_fewer_steps_go_through_the_whole_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(pace, "perf_counter", lambda: now[0])
+    settings = replace(SETTINGS, steps=100)
+
+    def recover(deadline: float | None) -> RecoveryReport:
+        now[0] = 0.0
+
+        def pass_time(steps: int) -> None:
+            now[0] += steps
+
+        return make_distillation(settings=settings).recover(pass_time, deadline=deadline)[1]
+
+    hurried, whole, ample = recover(50.0), recover(None), recover(1e6)
+    assert hurried.hurried
+    assert 40 <= hurried.steps <= 50
+    assert hurried.curve[-1][2] < 0.01 * max(rate for _, _, rate in hurried.curve)
+    assert hurried.kept
+    # Half of the steps go more than half of the way.
+    gained, possible = (report.held_out_loss_before - report.held_out_loss_after for report in (hurried, whole))
+    assert gained > 0.7 * possible
+    assert (whole.hurried, ample.hurried, ample.steps) == (False, False, 100)
+    assert ample.curve == whole.curve
+
+
+def test_no_lower_rate_is_tried_when_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "choose_first_rate", lambda *_: 30.0)
+    _, report = make_distillation().recover(deadline=0.0)
+    assert report.learning_rate == 30.0
+    assert report.held_out_loss_after <= report.held_out_loss_before
 
 
 def test_reports_the_precision_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from onnx_basisprune.errors import ConfigError, ModelError
+from onnx_basisprune.planning.types import TensorSpec
 from onnx_basisprune.results import Speedup
 from onnx_basisprune.runtime import benchmark
 from onnx_basisprune.runtime.benchmark import BenchmarkSettings, benchmark_pair
@@ -28,7 +29,8 @@ class FakeContender:
         self.name, self.seconds, self.clock, self.order = name, seconds, clock, order
         self.samples: list[float] = []
 
-    def take_sample(self) -> None:
+    def take_sample(self, *, rewarm: bool) -> None:
+        assert not rewarm
         self.clock[0] += self.seconds
         self.order.append(self.name)
 
@@ -39,7 +41,7 @@ def run_fake_rounds(
     clock, order, progress = [0.0], list[str](), list[float]()
     monkeypatch.setattr(benchmark, "perf_counter", lambda: clock[0])
     contenders = [FakeContender(name, cost, clock, order) for name, cost in zip("ab", seconds, strict=False)]
-    benchmark._run_rounds(contenders, settings, progress.append)
+    benchmark._run_rounds(contenders, settings, progress.append, rewarm=False)
     return "".join(order), progress
 
 
@@ -84,6 +86,41 @@ def test_two_models_are_measured_in_the_same_rounds() -> None:
     # Such a model runs in microseconds: each sample holds many runs.
     assert result.a.runs > len(result.samples_a)
     assert result.a.runs % len(result.samples_a) == 0
+
+
+class SlowSession:
+    """What `Session` is to the benchmark; a run takes so long on the fake clock, the first after the other's more."""
+
+    last: object = None
+
+    def __init__(self, model: bytes, clock: list[float], cold: float) -> None:
+        self.seconds, self.clock, self.cold = float(model), clock, cold
+        self.inputs = (TensorSpec("x", "float32", (1, 3, 4, 4)),)
+
+    def run(self, _feeds: object) -> None:
+        self.clock[0] += self.seconds + (self.cold if SlowSession.last is not self else 0.0)
+        SlowSession.last = self
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        # What the other has left of the caches doesn't count …
+        (b"0.004", b"0.001", (4.0, 1.0)),
+        (b"0.2", b"0.002", (200.0, 2.0)),
+        # … but where it is next to nothing, no run is spent on it. (A B B A: B follows itself every second time.)
+        (b"0.2", b"0.1", (200.5, 100.25)),
+    ],
+)
+def test_each_of_two_quick_models_finds_the_caches_as_if_alone(
+    monkeypatch: pytest.MonkeyPatch, a: bytes, b: bytes, expected: tuple[float, float]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(benchmark, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(benchmark, "Session", lambda model, **_: SlowSession(model, clock, 5e-4))
+    result = benchmark_pair(a, b, settings=QUICK)
+    assert result.b is not None
+    assert (result.a.median_ms, result.b.median_ms) == pytest.approx(expected)
 
 
 def test_one_model_alone() -> None:
