@@ -81,7 +81,7 @@ _target_options = apply_options(
         type=TimeSpan(),
         metavar="TIME",
         help="The search (or --frontier) begins nothing that would take longer, such as 20m, and ends with the best "
-        "model so far.",
+        "model so far; its last recovery may take fewer steps.",
     ),
     option(
         "--plan",
