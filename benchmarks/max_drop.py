@@ -82,7 +82,7 @@ ROWS = {
             "recover": "full",
             "augment": "shift+flip",
             "limit": 5000,
-            "recover_steps": 600,
+            "recover_steps": 1200,
             "time_limit": 25 * 60.0,
         },
     ),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_basisprune.results import Latency, Speedup
+from onnx_basisprune.runtime.cpu_clocks import CpuClocks
 from onnx_basisprune.runtime.intervals import bootstrap_median_ratio
 from onnx_basisprune.runtime.random_input import draw_input
 from onnx_basisprune.runtime.session import CPU, Session
@@ -28,9 +29,6 @@ _SAMPLE_SECONDS = 5e-3
 _CACHED_SECONDS = 20e-3
 _WARMUP_SHARE = 0.1
 _NOISY_WIDTH = 0.1
-# Others disturb where they use this much of a core while the machine as a whole is this busy.
-_LEAST_DISTURBANCE = 0.2
-_CROWDED_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -81,33 +79,6 @@ class PairedLatency:
     samples_a: NDArray[np.float64]
     samples_b: NDArray[np.float64] | None
     warnings: tuple[str, ...] = ()
-
-
-class _CpuClocks:
-    """Tells whether other programs took cores from this process since it was made."""
-
-    def __init__(self) -> None:
-        self._start, self._busy, self._own = self._read()
-
-    @staticmethod
-    def _read() -> tuple[float, float, float]:
-        """Return seconds now, seconds that all cores together were busy, and those of this process."""
-        import psutil
-
-        system, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        busy = sum(getattr(system, field, 0.0) for field in ("user", "nice", "system", "irq", "softirq", "steal"))
-        return perf_counter(), busy, own.user + own.system
-
-    def count_disturbed_cores(self) -> float:
-        """Return how many cores others kept busy on average, 0 where that left enough of them."""
-        import psutil
-
-        now, busy, own = self._read()
-        seconds = max(now - self._start, 1e-9)
-        all_busy, own_busy = (busy - self._busy) / seconds, (own - self._own) / seconds
-        others = all_busy - own_busy
-        crowded = all_busy > _CROWDED_SHARE * (psutil.cpu_count() or 1)
-        return others if crowded and others > _LEAST_DISTURBANCE else 0.0
 
 
 class _Contender:
@@ -209,7 +180,7 @@ def benchmark_pair(
     contenders = [_Contender(model, batch_size, image_shape, settings) for model in models]
     with _paused_garbage_collection():
         quickest = min([item.warm_up(settings.warmup, _WARMUP_SHARE * settings.max_seconds) for item in contenders])
-        clocks = _CpuClocks()
+        clocks = CpuClocks()
         rewarm = len(contenders) > 1 and quickest < _CACHED_SECONDS
         _run_rounds(contenders, settings, progress, rewarm=rewarm)
         others = clocks.count_disturbed_cores()

@@ -12,6 +12,7 @@ from onnx_basisprune.planning.types import TensorSpec
 from onnx_basisprune.results import Speedup
 from onnx_basisprune.runtime import benchmark
 from onnx_basisprune.runtime.benchmark import BenchmarkSettings, benchmark_pair
+from onnx_basisprune.runtime.cpu_clocks import CpuClocks
 
 QUICK = BenchmarkSettings(threads=1, min_rounds=6, min_seconds=0.0, max_seconds=5.0, warmup=2)
 
@@ -183,9 +184,9 @@ def test_warns_where_figures_are_doubtful() -> None:
 )
 def test_finds_other_programs(monkeypatch: pytest.MonkeyPatch, busy: float, own: float, disturbed: float) -> None:
     readings = iter([(0.0, 100.0, 50.0), (10.0, 100.0 + busy, 50.0 + own)])
-    monkeypatch.setattr(benchmark._CpuClocks, "_read", staticmethod(lambda: next(readings)))
+    monkeypatch.setattr(CpuClocks, "_read", staticmethod(lambda: next(readings)))
     monkeypatch.setattr("psutil.cpu_count", lambda: 4)
-    assert benchmark._CpuClocks().count_disturbed_cores() == pytest.approx(disturbed, abs=1e-12)
+    assert CpuClocks().count_disturbed_cores() == pytest.approx(disturbed, abs=1e-12)
 
 
 def test_a_model_without_a_batch_axis_runs_one_image_at_a_time(tmp_path: Path) -> None:
